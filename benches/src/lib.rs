@@ -1,1 +1,1 @@
-//! placeholder
+//! RustyGate benchmarks: criterion benches in `benches/`, load runs beside the peers in `src/bin/`.

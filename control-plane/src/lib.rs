@@ -1,1 +1,3 @@
-//! placeholder
+//! RustyGate's control plane: manifest (YAML) -> validate -> store -> snapshot -> stream.
+
+pub mod manifest;

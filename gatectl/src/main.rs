@@ -1,2 +1,3 @@
-//! placeholder
+//! RustyGate command line.
+
 fn main() {}

@@ -1,0 +1,61 @@
+//! Settings of the process: flags and `RUSTYGATE_*` environment; fixed for its life.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+
+/// Settings of a data plane.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// The control plane's gRPC address
+    #[arg(long, env = "RUSTYGATE_CONTROL_PLANE", default_value = "http://127.0.0.1:8082", value_name = "URL")]
+    pub control_plane: String,
+
+    /// File with the bearer token that the control plane asks for
+    #[arg(long, env = "RUSTYGATE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// File with the CA certificates (PEM) that the control plane's certificate is checked against
+    #[arg(long, env = "RUSTYGATE_CONTROL_PLANE_CA", value_name = "FILE")]
+    pub control_plane_ca: Option<PathBuf>,
+
+    /// Folder for the last good snapshot; without it a restart needs the control plane
+    #[arg(long, env = "RUSTYGATE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// This proxy's name in the fleet, unique and stable [default: hostname and listen port]
+    #[arg(long, env = "RUSTYGATE_NODE_ID", value_name = "NAME")]
+    pub node_id: Option<String>,
+
+    /// Labels of this proxy: key=value, repeatable
+    #[arg(long = "label", env = "RUSTYGATE_LABELS", value_delimiter = ',', value_parser = parse_label, value_name = "KEY=VALUE")]
+    pub labels: Vec<(String, String)>,
+
+    /// Where to accept clients when the configuration has no listeners
+    #[arg(long, env = "RUSTYGATE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// Where to serve /metrics, /healthz and /readyz
+    #[arg(long, env = "RUSTYGATE_ADMIN_LISTEN", default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+    pub admin_listen: SocketAddr,
+
+    /// Worker threads [default: one per core]
+    #[arg(long, env = "RUSTYGATE_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+impl Settings {
+    /// The labels as a map; the last of a repeated key wins.
+    #[must_use]
+    pub fn label_map(&self) -> BTreeMap<String, String> {
+        self.labels.iter().cloned().collect()
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    if key.is_empty() {
+        return Err(format!("{text:?} has no key"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,1 @@
+//! The gRPC client of the configuration path: connect, back off, receive, compile, publish, ACK or NACK.
