@@ -5,6 +5,7 @@
 
 pub mod canonical;
 pub mod fields;
+pub mod http1;
 pub mod plugin;
 pub mod publish;
 pub mod route;

@@ -1,0 +1,343 @@
+//! Heads of messages: request line or status line, and the header section.
+
+use memchr::{memchr, memchr_iter, memmem};
+
+use super::{Framing, Version};
+use crate::fields::Fields;
+
+/// The most bytes that a head may have. Default bound of the gateway; more is answered with 431.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// The most field lines that a section may have.
+pub const FIELDS_MAX: usize = 100;
+
+/// The most bytes that a request target may have; more is answered with 414.
+pub const TARGET_BYTES_MAX: usize = 8 << 10;
+
+/// Why a head is refused. Every one of them ends the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Over [`HEAD_BYTES_MAX`] or [`FIELDS_MAX`].
+    #[error("the header section is too large")]
+    TooLarge,
+    /// Over [`TARGET_BYTES_MAX`].
+    #[error("the request target is too long")]
+    TargetTooLong,
+    /// Not HTTP/1.0 or HTTP/1.1.
+    #[error("the HTTP version is not supported")]
+    Version,
+    /// Does not follow the grammar, or ends a line with a bare LF.
+    #[error("the head is malformed")]
+    Malformed,
+    /// A Transfer-Encoding that is not exactly `chunked`, or one in HTTP/1.0.
+    #[error("the transfer coding is not exactly one \"chunked\"")]
+    TransferEncoding,
+    /// Repeated, or not a plain decimal number below 2^63.
+    #[error("the content length is not one plain number")]
+    ContentLength,
+    /// Both a Content-Length and a Transfer-Encoding.
+    #[error("both a content length and a transfer coding are given")]
+    LengthAndCoding,
+    /// None in HTTP/1.1, or several.
+    #[error("there must be exactly one Host field")]
+    Host,
+    /// An expectation other than `100-continue`.
+    #[error("the expectation is not supported")]
+    Expectation,
+}
+
+/// What the Connection, Keep-Alive and Upgrade fields of a head say.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    /// The sender will close.
+    pub close: bool,
+    /// The sender asks a 1.0 connection to stay.
+    pub keep_alive: bool,
+    /// The sender nominates Upgrade.
+    pub upgrade: bool,
+    /// Other field names it nominates, which end at this hop: all of them, separated by commas. Empty is usual.
+    pub nominated: Vec<u8>,
+}
+
+impl Connection {
+    fn clear(&mut self) {
+        self.close = false;
+        self.keep_alive = false;
+        self.upgrade = false;
+        self.nominated.clear();
+    }
+
+    fn read(&mut self, value: &[u8]) {
+        for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if token.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
+            } else if !token.is_empty() {
+                self.nominated.extend_from_slice(token);
+                self.nominated.push(b',');
+            }
+        }
+    }
+
+    /// Whether a field is nominated, and so must not be forwarded.
+    #[must_use]
+    pub fn nominates(&self, name: &str) -> bool {
+        !self.nominated.is_empty()
+            && self.nominated.split(|&byte| byte == b',').any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// The head of a request, reused from one request of a connection to the next.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    /// A token.
+    pub method: String,
+    /// As sent: any of the four forms of RFC 9112 section 3.2.
+    pub target: Vec<u8>,
+    /// As sent.
+    pub version: Version,
+    /// The header section whole, hop-by-hop fields included.
+    pub fields: Fields,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// See there.
+    pub connection: Connection,
+    /// The client waits for a 100 before it sends the body.
+    pub expects_continue: bool,
+}
+
+/// The head of a response.
+#[derive(Clone, Debug, Default)]
+pub struct ResponseHead {
+    /// 100 to 999.
+    pub status: u16,
+    /// As sent.
+    pub version: Version,
+    /// The header section whole, hop-by-hop fields included.
+    pub fields: Fields,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// See there.
+    pub connection: Connection,
+}
+
+/// Which body length the framing fields give.
+#[derive(Default)]
+struct Lengths {
+    content_length: Option<u64>,
+    chunked: bool,
+}
+
+impl RequestHead {
+    /// Whether the client lets the connection stay open after this exchange.
+    #[must_use]
+    pub fn persistent(&self) -> bool {
+        match self.version {
+            Version::Http11 => !self.connection.close,
+            Version::Http10 => self.connection.keep_alive && !self.connection.close,
+        }
+    }
+
+    /// Reads a head from the beginning of `bytes`. Returns how many bytes it took, or `None` if it is not whole yet.
+    ///
+    /// # Errors
+    /// [`HeadError`]; the rest of the connection can't be trusted then.
+    pub fn parse(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadError> {
+        let Some(end) = head_end(bytes)? else {
+            // A target that is already too long is told before the rest of the head comes.
+            return match memchr(b'\n', bytes) {
+                None if bytes.len() > TARGET_BYTES_MAX + 64 => Err(HeadError::TargetTooLong),
+                _ => Ok(None),
+            };
+        };
+        let head = &bytes[..end];
+        let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let mut request = httparse::Request::new(&mut lines);
+        match request.parse(head) {
+            Ok(httparse::Status::Complete(parsed)) if parsed == end => {}
+            Ok(_) => return Err(HeadError::Malformed),
+            Err(error) => return Err(error.into()),
+        }
+        let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+            return Err(HeadError::Malformed);
+        };
+        if target.len() > TARGET_BYTES_MAX {
+            return Err(HeadError::TargetTooLong);
+        }
+        self.method.clear();
+        self.method.push_str(method);
+        self.target.clear();
+        self.target.extend_from_slice(target.as_bytes());
+        self.version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+        self.fields.clear();
+        self.connection.clear();
+        self.expects_continue = false;
+
+        let mut lengths = Lengths::default();
+        let mut hosts = 0;
+        for line in request.headers.iter() {
+            match line.name.len() {
+                4 if line.name.eq_ignore_ascii_case("host") => hosts += 1,
+                6 if line.name.eq_ignore_ascii_case("expect") => {
+                    if !line.value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(HeadError::Expectation);
+                    }
+                    self.expects_continue = self.version == Version::Http11;
+                }
+                10 if line.name.eq_ignore_ascii_case("connection") => self.connection.read(line.value),
+                _ => lengths.read(line, head)?,
+            }
+            self.fields.append(line.name, line.value);
+        }
+        if hosts > 1 || (hosts == 0 && self.version == Version::Http11) {
+            return Err(HeadError::Host);
+        }
+        if lengths.chunked && self.version == Version::Http10 {
+            return Err(HeadError::TransferEncoding);
+        }
+        self.framing = match lengths {
+            Lengths { chunked: true, content_length: Some(_) } => return Err(HeadError::LengthAndCoding),
+            Lengths { chunked: true, content_length: None } => Framing::Chunked,
+            Lengths { content_length: None | Some(0), .. } => Framing::Empty,
+            Lengths { content_length: Some(length), .. } => Framing::Length(length),
+        };
+        Ok(Some(end))
+    }
+}
+
+impl ResponseHead {
+    /// Whether the upstream lets the connection stay open after this exchange.
+    #[must_use]
+    pub fn persistent(&self) -> bool {
+        self.framing != Framing::UntilClose
+            && match self.version {
+                Version::Http11 => !self.connection.close,
+                Version::Http10 => self.connection.keep_alive && !self.connection.close,
+            }
+    }
+
+    /// Reads the head of the response to a request of that method. Returns how many bytes it took, or `None` if it
+    /// is not whole yet.
+    ///
+    /// # Errors
+    /// [`HeadError`]; the rest of the connection can't be trusted then.
+    pub fn parse(&mut self, bytes: &[u8], request_method: &str) -> Result<Option<usize>, HeadError> {
+        let Some(end) = head_end(bytes)? else { return Ok(None) };
+        let head = &bytes[..end];
+        let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let mut response = httparse::Response::new(&mut lines);
+        match response.parse(head) {
+            Ok(httparse::Status::Complete(parsed)) if parsed == end => {}
+            Ok(_) => return Err(HeadError::Malformed),
+            Err(error) => return Err(error.into()),
+        }
+        let (Some(status), Some(minor)) = (response.code, response.version) else { return Err(HeadError::Malformed) };
+        if !(100..=999).contains(&status) {
+            return Err(HeadError::Malformed);
+        }
+        self.status = status;
+        self.version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+        self.fields.clear();
+        self.connection.clear();
+        let mut lengths = Lengths::default();
+        for line in response.headers.iter() {
+            if line.name.len() == 10 && line.name.eq_ignore_ascii_case("connection") {
+                self.connection.read(line.value);
+            } else {
+                lengths.read(line, head)?;
+            }
+            self.fields.append(line.name, line.value);
+        }
+        if lengths.chunked && self.version == Version::Http10 {
+            return Err(HeadError::TransferEncoding);
+        }
+        if lengths.chunked && lengths.content_length.is_some() {
+            return Err(HeadError::LengthAndCoding);
+        }
+        let bodyless = status < 200 || status == 204 || status == 304 || request_method == "HEAD";
+        self.framing = match lengths {
+            _ if bodyless => Framing::Empty,
+            Lengths { chunked: true, .. } => Framing::Chunked,
+            Lengths { content_length: Some(0), .. } => Framing::Empty,
+            Lengths { content_length: Some(length), .. } => Framing::Length(length),
+            Lengths { content_length: None, .. } => Framing::UntilClose,
+        };
+        Ok(Some(end))
+    }
+}
+
+impl Lengths {
+    fn read(&mut self, line: &httparse::Header<'_>, head: &[u8]) -> Result<(), HeadError> {
+        match line.name.len() {
+            14 if line.name.eq_ignore_ascii_case("content-length") => {
+                let length = plain_number(line.value).filter(|_| ends_its_line(line.value, head));
+                if self.content_length.is_some() || length.is_none() {
+                    return Err(HeadError::ContentLength);
+                }
+                self.content_length = length;
+            }
+            17 if line.name.eq_ignore_ascii_case("transfer-encoding") => {
+                let exact = line.value.eq_ignore_ascii_case(b"chunked") && ends_its_line(line.value, head);
+                if self.chunked || !exact {
+                    return Err(HeadError::TransferEncoding);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The length of the head that `bytes` begin with, its empty line included; empty lines before it are not
+/// skipped here (httparse does).
+fn head_end(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
+    // Empty lines may come before a request line (RFC 9112 section 2.2); they must not look like the end of a head.
+    let lead = bytes.iter().take_while(|&&byte| byte == b'\r' || byte == b'\n').count();
+    let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    let end = memmem::find(window.get(lead..).unwrap_or_default(), b"\r\n\r\n").map(|at| lead + at + 4);
+    if let Some(end) = end {
+        // A bare LF ends a line for some readers and not for others.
+        let bare = memchr_iter(b'\n', &bytes[..end]).any(|at| at == 0 || bytes[at - 1] != b'\r');
+        return if bare { Err(HeadError::Malformed) } else { Ok(Some(end)) };
+    }
+    if memmem::find(window, b"\n\n").is_some() {
+        return Err(HeadError::Malformed);
+    }
+    if bytes.len() >= HEAD_BYTES_MAX { Err(HeadError::TooLarge) } else { Ok(None) }
+}
+
+/// A non-empty run of digits below 2^63 without sign, space or comma.
+fn plain_number(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 {
+        return None;
+    }
+    value
+        .iter()
+        .try_fold(0_u64, |number, byte| {
+            byte.is_ascii_digit().then(|| number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0')))
+        })
+        .filter(|&number| i64::try_from(number).is_ok())
+}
+
+/// Whether a value that lies in `head` goes right up to its CRLF: httparse trims the space after it.
+fn ends_its_line(value: &[u8], head: &[u8]) -> bool {
+    let end = (value.as_ptr() as usize + value.len()).wrapping_sub(head.as_ptr() as usize);
+    head.get(end) == Some(&b'\r')
+}
+
+impl From<httparse::Error> for HeadError {
+    fn from(error: httparse::Error) -> Self {
+        match error {
+            httparse::Error::TooManyHeaders => Self::TooLarge,
+            httparse::Error::Version => Self::Version,
+            _ => Self::Malformed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
