@@ -1,14 +1,28 @@
 //! RustyGate's data plane: a stateless proxy that serves traffic from the snapshots it is sent.
 //!
-//! Request path: `listener` -> `proxy` -> `route` -> `plugin` (request) -> `upstream` -> `plugin` (response) ->
-//! `telemetry::access_log`. Configuration path: `sync` -> `snapshot::compile` -> `publish` -> ACK.
+//! Request path: `listener` -> `client` -> `proxy` -> `route` -> `plugin` (request) -> `upstream` -> `plugin` (response)
+//! -> `telemetry::access_log`. Configuration path: `sync` -> `snapshot::compile` -> `publish` -> ACK.
 
 pub mod canonical;
+mod client;
+pub mod error;
 pub mod fields;
+mod forward;
+mod health;
 pub mod http1;
+mod listener;
+mod live;
 pub mod plugin;
+mod proxy;
 pub mod publish;
 pub mod route;
 pub mod settings;
 pub mod snapshot;
+mod stream;
 pub mod sync;
+mod target;
+pub mod telemetry;
+mod threads;
+mod timer;
+mod upstream;
+mod worker;

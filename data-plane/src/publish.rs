@@ -1,20 +1,132 @@
 //! Makes a compiled snapshot the one that serves: binds what it adds, swaps, unbinds what it dropped.
 
-use rustygate_proto::v1 as wire;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
-use crate::snapshot::Snapshot;
+use rustygate_proto::v1 as wire;
+use tokio::sync::Mutex;
+
+use crate::{
+    listener,
+    snapshot::{Snapshot, SnapshotCell},
+    threads::Threads,
+};
+
+/// The listener that is used when the configuration has none.
+const DEFAULT_LISTENER: &str = "default";
 
 /// Publishes snapshots to the workers.
 #[derive(Debug)]
-pub struct Publisher {}
+pub struct Publisher {
+    cell: Arc<SnapshotCell>,
+    default_listen: SocketAddr,
+    threads: Arc<Threads>,
+    /// By name. Locked for the whole of a publication: they come one after another.
+    bound: Mutex<BTreeMap<Arc<str>, Bound>>,
+    /// What [`Publisher::listeners`] tells.
+    addresses: RwLock<Vec<(String, SocketAddr)>>,
+}
+
+/// A listener that the workers accept on.
+#[derive(Clone, Debug)]
+struct Bound {
+    key: u64,
+    /// As configured: the port may be 0.
+    configured: SocketAddr,
+    /// As it is.
+    address: SocketAddr,
+}
 
 impl Publisher {
+    /// Publishes into `cell`, for these workers; listens on `default_listen` while a snapshot has no listeners.
+    #[must_use]
+    pub fn new(cell: Arc<SnapshotCell>, default_listen: SocketAddr, threads: Arc<Threads>) -> Self {
+        Self { cell, default_listen, threads, bound: Mutex::default(), addresses: RwLock::default() }
+    }
+
+    /// Where the present snapshot is.
+    #[must_use]
+    pub fn cell(&self) -> &Arc<SnapshotCell> {
+        &self.cell
+    }
+
+    /// What is listened on now, by name.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        self.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns when every worker accepts on the snapshot's listeners and new requests are matched against it.
     ///
     /// # Errors
     /// A fault for each listener that cannot be bound; the old snapshot keeps serving, on its listeners.
     pub async fn publish(&self, snapshot: Snapshot) -> Result<(), Vec<wire::Fault>> {
-        let _ = snapshot;
+        let mut bound = self.bound.lock().await;
+        let wanted = self.wanted(&snapshot);
+        let mut next = BTreeMap::new();
+        let mut added = Vec::new();
+        let mut faults = Vec::new();
+        let mut key = bound.values().map(|bound| bound.key + 1).max().unwrap_or(0);
+        for (name, configured) in wanted {
+            if let Some(known) = bound.get(&name).filter(|known| known.configured == configured) {
+                next.insert(name, known.clone());
+                continue;
+            }
+            let ours = bound.values().any(|bound| bound.address == configured);
+            match listener::bind(configured, self.threads.len(), ours) {
+                Ok((address, sockets)) => {
+                    next.insert(Arc::clone(&name), Bound { key, configured, address });
+                    added.push((key, name, sockets));
+                    key += 1;
+                }
+                Err(error) => faults.push(cannot_bind(&name, configured, &error)),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let old = self.cell.swap(Arc::new(snapshot));
+        for (key, name, sockets) in added {
+            self.threads.listen(key, &name, sockets).await;
+        }
+        for (name, dropped) in bound.iter() {
+            if next.get(name).is_none_or(|kept| kept.key != dropped.key) {
+                self.threads.unlisten(dropped.key).await;
+            }
+        }
+        *self.addresses.write().unwrap_or_else(PoisonError::into_inner) =
+            next.iter().map(|(name, bound)| (name.to_string(), bound.address)).collect();
+        *bound = next;
+        // Freeing a large snapshot takes a while; the request threads have no part in it.
+        tokio::task::spawn_blocking(move || drop(old));
         Ok(())
+    }
+
+    /// Accepts no more, and lets connections end.
+    pub async fn drain(&self) {
+        let _publication = self.bound.lock().await;
+        self.threads.drain();
+    }
+
+    fn wanted(&self, snapshot: &Snapshot) -> Vec<(Arc<str>, SocketAddr)> {
+        if snapshot.listeners.is_empty() {
+            return vec![(DEFAULT_LISTENER.into(), self.default_listen)];
+        }
+        snapshot.listeners.iter().map(|listener| (Arc::clone(&listener.name), listener.address)).collect()
+    }
+}
+
+fn cannot_bind(name: &str, address: SocketAddr, error: &std::io::Error) -> wire::Fault {
+    wire::Fault {
+        code: "RG0301".into(),
+        kind: wire::Kind::Listener.into(),
+        name: name.into(),
+        field: "address".into(),
+        message: format!("cannot listen on {address}: {error}"),
+        hint: "is the port taken by another process, or reserved for root?".into(),
+        location: None,
     }
 }

@@ -1,8 +1,16 @@
 //! Settings of the process: flags and `RUSTYGATE_*` environment; fixed for its life.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::Args;
+
+use crate::forward::TrustedProxies;
 
 /// Settings of a data plane.
 #[derive(Clone, Debug, Args)]
@@ -40,8 +48,59 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
 
     /// Worker threads [default: one per core]
-    #[arg(long, env = "RUSTYGATE_WORKERS", value_name = "N")]
-    pub workers: Option<usize>,
+    #[arg(long, env = "RUSTYGATE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+
+    /// Proxies in front of this one whose X-Forwarded-* and Forwarded are believed: CIDR blocks
+    #[arg(long, env = "RUSTYGATE_TRUSTED_PROXIES", value_delimiter = ',', value_parser = TrustedProxies::parse_one, value_name = "CIDR")]
+    pub trusted_proxies: Vec<(IpAddr, u8)>,
+
+    /// Whether responses carry X-RustyGate-Backend and X-RustyGate-Duration-ms
+    #[arg(long, env = "RUSTYGATE_DEBUG_HEADERS", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub debug_headers: bool,
+
+    /// Where the access log goes: "stdout", "off" or a file
+    #[arg(long, env = "RUSTYGATE_ACCESS_LOG", default_value = "stdout", value_name = "WHERE")]
+    pub access_log: AccessLogTarget,
+
+    /// The most client connections at once; more are answered with 503
+    #[arg(long, env = "RUSTYGATE_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N")]
+    pub max_connections: u64,
+
+    /// The most bytes of a request's body; more are answered with 413
+    #[arg(long, env = "RUSTYGATE_MAX_BODY_BYTES", default_value_t = 10 << 30, value_name = "BYTES")]
+    pub max_body_bytes: u64,
+
+    /// On shutdown, seconds between "not ready" and the end of accepting, for a load balancer to notice
+    #[arg(long, env = "RUSTYGATE_DRAIN_DELAY", default_value_t = 0, value_name = "SECONDS")]
+    pub drain_delay: u64,
+
+    /// On shutdown, the most seconds that connections may take to end
+    #[arg(long, env = "RUSTYGATE_DRAIN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    pub drain_timeout: u64,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Nowhere.
+    Off,
+    /// To the standard output.
+    Stdout,
+    /// To the end of a file.
+    File(PathBuf),
+}
+
+impl FromStr for AccessLogTarget {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "off" => Self::Off,
+            "stdout" => Self::Stdout,
+            file => Self::File(file.into()),
+        })
+    }
 }
 
 impl Settings {

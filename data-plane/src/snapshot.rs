@@ -31,6 +31,14 @@ pub struct Snapshot {
     pub(crate) compiled: compile::Compiled,
 }
 
+impl Snapshot {
+    /// Whether there is a route of that name.
+    #[must_use]
+    pub fn has_route(&self, name: &str) -> bool {
+        self.compiled.has_route(name)
+    }
+}
+
 /// A socket that accepts clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -43,6 +51,8 @@ pub struct Listener {
 /// What to do with the requests that one rule of a route matches.
 #[derive(Debug)]
 pub struct Rule {
+    /// Of the route: its counters go by it.
+    pub id: Id,
     /// The route's name.
     pub route: Arc<str>,
     /// Which of the route's rules, from 0.

@@ -1,0 +1,150 @@
+//! The one error that reaches a client: what it is called, which status it has, and what the client is told.
+//!
+//! The message to the client names what the client can do something about, and nothing of what is behind the
+//! gateway.
+
+use crate::{
+    canonical,
+    http1::{body::BodyError, head::HeadError},
+};
+
+/// Why a request was not answered by its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyError {
+    /// The head does not follow the protocol, or is over a bound.
+    BadHead(HeadError),
+    /// The target or the Host field has no canonical form.
+    BadTarget(canonical::Refused),
+    /// The target is in a form that the gateway does not serve, or contradicts the Host field.
+    BadForm,
+    /// CONNECT.
+    MethodNotAllowed,
+    /// The request's body does not follow the protocol.
+    BadBody(BodyError),
+    /// The request's body is over its bound.
+    BodyTooLarge,
+    /// The client did not send its request in time.
+    RequestTimeout,
+    /// The client hung up.
+    ClientGone,
+    /// The proxy has no configuration yet.
+    NotReady,
+    /// No route matches.
+    NoRoute,
+    /// The route's backends have no endpoint to send to.
+    NoEndpoint,
+    /// No connection to the upstream could be made.
+    UpstreamConnect,
+    /// No connection to the upstream was made in time.
+    UpstreamConnectTimeout,
+    /// The upstream closed before it answered.
+    UpstreamClosed,
+    /// The upstream's answer does not follow the protocol.
+    UpstreamProtocol,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// The gateway has as many connections as it may.
+    Overloaded,
+}
+
+impl ProxyError {
+    /// The status code of the answer. 499 is never sent: it stands in logs and metrics for a client that left.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadHead(HeadError::TooLarge) => 431,
+            Self::BadHead(HeadError::TargetTooLong) => 414,
+            Self::BadHead(HeadError::Version) => 505,
+            Self::BadHead(HeadError::Expectation) => 417,
+            Self::BadHead(_) | Self::BadTarget(_) | Self::BadForm | Self::BadBody(_) => 400,
+            Self::MethodNotAllowed => 405,
+            Self::BodyTooLarge => 413,
+            Self::RequestTimeout => 408,
+            Self::ClientGone => 499,
+            Self::NoRoute => 404,
+            Self::NotReady | Self::NoEndpoint | Self::Overloaded => 503,
+            Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
+            Self::UpstreamConnectTimeout | Self::UpstreamTimeout => 504,
+        }
+    }
+
+    /// A stable label for clients, logs and metrics.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::BadHead(HeadError::TooLarge) => "headers_too_large",
+            Self::BadHead(HeadError::TargetTooLong) => "uri_too_long",
+            Self::BadHead(HeadError::Version) => "version_not_supported",
+            Self::BadHead(HeadError::Expectation) => "expectation_failed",
+            Self::BadHead(HeadError::Host) => "bad_host",
+            Self::BadHead(HeadError::TransferEncoding | HeadError::ContentLength | HeadError::LengthAndCoding) => {
+                "bad_framing"
+            }
+            Self::BadHead(HeadError::Malformed) => "bad_request",
+            Self::BadTarget(_) | Self::BadForm => "bad_target",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadBody(_) => "bad_body",
+            Self::BodyTooLarge => "body_too_large",
+            Self::RequestTimeout => "request_timeout",
+            Self::ClientGone => "client_gone",
+            Self::NotReady => "not_ready",
+            Self::NoRoute => "no_route",
+            Self::NoEndpoint => "no_endpoint",
+            Self::UpstreamConnect => "upstream_connect",
+            Self::UpstreamConnectTimeout => "upstream_connect_timeout",
+            Self::UpstreamClosed => "upstream_closed",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    /// Whether nothing was sent to an upstream, so that any request may be tried again.
+    #[must_use]
+    pub fn before_sending(self) -> bool {
+        matches!(self, Self::UpstreamConnect | Self::UpstreamConnectTimeout)
+    }
+
+    /// One sentence for the client.
+    #[must_use]
+    pub fn message(self) -> String {
+        match self {
+            Self::BadHead(error) => error.to_string(),
+            Self::BadTarget(refused) => refused.to_string(),
+            Self::BadForm => "the request target has the wrong form or contradicts the Host field".into(),
+            Self::MethodNotAllowed => "the method is not served here".into(),
+            Self::BadBody(error) => error.to_string(),
+            Self::BodyTooLarge => "the request body is too large".into(),
+            Self::RequestTimeout => "the request was not sent in time".into(),
+            Self::ClientGone => "the client closed the connection".into(),
+            Self::NotReady => "the gateway has no configuration yet".into(),
+            Self::NoRoute => "no route matches the request".into(),
+            Self::NoEndpoint => "the service has no endpoint to serve the request".into(),
+            Self::UpstreamConnect | Self::UpstreamConnectTimeout => "the service cannot be reached".into(),
+            Self::UpstreamClosed => "the service closed the connection before it answered".into(),
+            Self::UpstreamProtocol => "the service sent an invalid answer".into(),
+            Self::UpstreamTimeout => "the service did not answer in time".into(),
+            Self::Overloaded => "the gateway has too many connections".into(),
+        }
+    }
+
+    /// The body of the answer: `{"error":"no_route","message":"..."}`.
+    #[must_use]
+    pub fn body(self) -> Vec<u8> {
+        let mut body = serde_json::json!({ "error": self.reason(), "message": self.message() }).to_string();
+        body.push('\n');
+        body.into_bytes()
+    }
+}
+
+impl From<HeadError> for ProxyError {
+    fn from(error: HeadError) -> Self {
+        Self::BadHead(error)
+    }
+}
+
+impl From<canonical::Refused> for ProxyError {
+    fn from(refused: canonical::Refused) -> Self {
+        Self::BadTarget(refused)
+    }
+}

@@ -1,0 +1,329 @@
+//! What a proxy changes in the heads that pass through it: hop-by-hop fields end here, identities of the gateway
+//! cannot be forged, and the upstream learns who the client is.
+
+use std::net::IpAddr;
+
+use crate::{
+    fields::Fields,
+    http1::{
+        Framing, Version,
+        head::{Connection, RequestHead, ResponseHead},
+        write,
+    },
+};
+
+/// The most entries of an `X-Forwarded-For` chain that are believed and passed on; the oldest go first.
+const FORWARDED_FOR_MAX: usize = 32;
+
+/// Addresses of proxies in front of this one that tell the truth about their clients.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Vec<(IpAddr, u8)>);
+
+impl TrustedProxies {
+    /// Parses "10.0.0.0/8" or "::1".
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse_one(text: &str) -> Result<(IpAddr, u8), String> {
+        let (address, bits) = text.split_once('/').unwrap_or((text, ""));
+        let address: IpAddr = address.parse().map_err(|_| format!("{text:?} is not an address or a CIDR block"))?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = if bits.is_empty() {
+            most
+        } else {
+            bits.parse().ok().filter(|&bits| bits <= most).ok_or_else(|| format!("{text:?} has a bad prefix length"))?
+        };
+        Ok((address, bits))
+    }
+
+    /// All of these.
+    #[must_use]
+    pub fn new(blocks: Vec<(IpAddr, u8)>) -> Self {
+        Self(blocks)
+    }
+
+    /// Whether an address is one of them.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|&(block, bits)| match (address, block) {
+            (IpAddr::V4(address), IpAddr::V4(block)) => {
+                let differ = u32::from(address) ^ u32::from(block);
+                differ.checked_shr(32 - u32::from(bits)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(address), IpAddr::V6(block)) => {
+                let differ = u128::from(address) ^ u128::from(block);
+                differ.checked_shr(128 - u32::from(bits)).unwrap_or(0) == 0
+            }
+            _ => false,
+        })
+    }
+}
+
+/// What the gateway knows of the client of a request, beyond its address.
+#[derive(Clone, Debug, Default)]
+pub struct Forwarded {
+    /// The chain before the peer, as trusted proxies told it; empty for a direct client.
+    pub chain: Vec<u8>,
+    /// `Forwarded` elements before the peer's, from a trusted proxy that uses that field.
+    pub elements: Vec<u8>,
+    /// The scheme the client used, if a trusted proxy told another than this connection's.
+    pub proto: Option<&'static str>,
+    /// The host the client asked for, if a trusted proxy told it.
+    pub host: Vec<u8>,
+    /// The client: the right-most address that is not a trusted proxy's.
+    pub client: Option<IpAddr>,
+}
+
+impl Forwarded {
+    fn clear(&mut self) {
+        self.chain.clear();
+        self.elements.clear();
+        self.host.clear();
+        self.proto = None;
+        self.client = None;
+    }
+
+    /// Reads what the peer says of its client: nothing unless it is trusted.
+    pub fn read(&mut self, fields: &Fields, peer: IpAddr, trusted: &TrustedProxies) {
+        self.clear();
+        self.client = Some(peer);
+        if trusted.0.is_empty() || !trusted.contains(peer) {
+            return;
+        }
+        for value in fields.get_all("x-forwarded-for") {
+            join(&mut self.chain, value);
+        }
+        let entries = self.chain.split(|&byte| byte == b',').filter(|entry| !entry.trim_ascii().is_empty()).count();
+        for _ in FORWARDED_FOR_MAX..entries {
+            let cut = memchr::memchr(b',', &self.chain).map_or(self.chain.len(), |at| at + 1);
+            self.chain.drain(..cut);
+        }
+        for value in fields.get_all("forwarded") {
+            join(&mut self.elements, value);
+        }
+        self.proto = match fields.get("x-forwarded-proto") {
+            Some(b"https") => Some("https"),
+            Some(b"http") => Some("http"),
+            _ => None,
+        };
+        if let Some(host) = fields.get("x-forwarded-host") {
+            self.host.extend_from_slice(host);
+        }
+        self.client = Some(right_most_untrusted(&self.chain, trusted).unwrap_or(peer));
+    }
+}
+
+fn join(list: &mut Vec<u8>, value: &[u8]) {
+    if !list.is_empty() {
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(value);
+}
+
+/// Walks the chain from the nearest hop; a hop that is no address ends the trust.
+fn right_most_untrusted(chain: &[u8], trusted: &TrustedProxies) -> Option<IpAddr> {
+    let mut client = None;
+    for entry in chain.rsplit(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        let Some(address) = std::str::from_utf8(entry).ok().and_then(|entry| entry.parse::<IpAddr>().ok()) else {
+            break;
+        };
+        client = Some(address);
+        if !trusted.contains(address) {
+            break;
+        }
+    }
+    client
+}
+
+/// What becomes of a field at this hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Goes on.
+    Keep,
+    /// Goes on, even if the sender nominates it as hop-by-hop: taking it away would change what is asked.
+    Protected,
+    /// Ends here.
+    Drop,
+}
+
+/// Removes from a request what must not reach the upstream. Afterwards the fields are end-to-end ones only;
+/// the gateway writes Host, framing, connection and identity itself.
+pub fn sanitise_request(fields: &mut Fields, connection: &Connection) {
+    fields.retain(|name, _| match request_fate(name) {
+        Fate::Keep => !connection.nominates(name),
+        Fate::Protected => true,
+        Fate::Drop => false,
+    });
+}
+
+/// Removes from a response what must not reach the client. `keep_length` where the length field describes a body
+/// that is not sent (HEAD, 304).
+pub fn sanitise_response(fields: &mut Fields, connection: &Connection, keep_length: bool) {
+    fields.retain(|name, _| match response_fate(name) {
+        Fate::Keep => !connection.nominates(name),
+        Fate::Protected => true,
+        Fate::Drop => keep_length && name.len() == 14,
+    });
+}
+
+/// Looks at the first letter before anything else: nearly all fields are decided by it.
+fn request_fate(name: &str) -> Fate {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let begins = |prefix: &str| alias_begins(name, prefix);
+    match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+        Some(b'a') if is("authorization") => Fate::Protected,
+        Some(b'c') => {
+            if is("connection") || is("content-length") {
+                Fate::Drop
+            } else if is("cookie") || begins("content-") {
+                Fate::Protected
+            } else {
+                Fate::Keep
+            }
+        }
+        Some(b'e') if is("expect") => Fate::Drop,
+        Some(b'f') if alias_is(name, "forwarded") => Fate::Drop,
+        Some(b'h') if is("host") || is("http2-settings") => Fate::Drop,
+        Some(b'k') if is("keep-alive") => Fate::Drop,
+        Some(b'p') if is("proxy-connection") || is("proxy-authorization") || is("proxy-authenticate") => Fate::Drop,
+        Some(b't') if is("te") || is("transfer-encoding") => Fate::Drop,
+        Some(b'u') if is("upgrade") => Fate::Drop,
+        Some(b'x') if begins("x-forwarded-") || begins("x-rustygate-") || alias_is(name, "x-real-ip") => Fate::Drop,
+        _ => Fate::Keep,
+    }
+}
+
+fn response_fate(name: &str) -> Fate {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+        Some(b'c') => {
+            if is("connection") || is("content-length") {
+                Fate::Drop
+            } else if alias_begins(name, "content-") || is("cache-control") {
+                Fate::Protected
+            } else {
+                Fate::Keep
+            }
+        }
+        Some(b'k') if is("keep-alive") => Fate::Drop,
+        Some(b'p') if is("proxy-connection") || is("proxy-authenticate") => Fate::Drop,
+        Some(b's') if is("set-cookie") => Fate::Protected,
+        Some(b't') if is("te") || is("transfer-encoding") => Fate::Drop,
+        Some(b'u') if is("upgrade") => Fate::Drop,
+        Some(b'x') if alias_begins(name, "x-rustygate-") => Fate::Drop,
+        _ => Fate::Keep,
+    }
+}
+
+/// Equal without case, `_` counting as `-`: some upstreams read both as one name.
+fn alias_is(name: &str, known: &str) -> bool {
+    name.len() == known.len() && alias_begins(name, known)
+}
+
+fn alias_begins(name: &str, known: &str) -> bool {
+    name.len() >= known.len()
+        && name
+            .bytes()
+            .zip(known.bytes())
+            .all(|(byte, known)| byte.eq_ignore_ascii_case(&known) || (byte == b'_' && known == b'-'))
+}
+
+/// Who asked, and for what: what the gateway writes into the upstream's head besides the client's own fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// For the Host field: canonical, with the port if the client named one.
+    pub host: &'a str,
+    /// The peer's address as text.
+    pub peer: &'a str,
+    /// What trusted proxies said.
+    pub forwarded: &'a Forwarded,
+    /// Whether the connection is to be upgraded to a WebSocket.
+    pub upgrade: bool,
+}
+
+/// Writes the header section of the upstream's request, with its empty line.
+pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, wants_trailers: bool, identity: &Identity<'_>) {
+    write::field(out, "Host", identity.host.as_bytes());
+    for (name, value) in request.fields.iter() {
+        write::field(out, name, value);
+    }
+    match request.framing {
+        // A method that defines a body says that it has none.
+        Framing::Empty if matches!(request.method.as_str(), "POST" | "PUT" | "PATCH") => {
+            write::field(out, "Content-Length", b"0");
+        }
+        framing => write::framing_field(out, framing),
+    }
+    if request.expects_continue && request.framing != Framing::Empty {
+        write::field(out, "Expect", b"100-continue");
+    }
+    if identity.upgrade {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    } else if wants_trailers {
+        out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+    }
+    let forwarded = identity.forwarded;
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    if !forwarded.chain.is_empty() {
+        out.extend_from_slice(&forwarded.chain);
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(identity.peer.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let proto = forwarded.proto.unwrap_or("http");
+    write::field(out, "X-Forwarded-Proto", proto.as_bytes());
+    let host = if forwarded.host.is_empty() { identity.host.as_bytes() } else { &forwarded.host };
+    write::field(out, "X-Forwarded-Host", host);
+    if !forwarded.elements.is_empty() {
+        out.extend_from_slice(b"Forwarded: ");
+        out.extend_from_slice(&forwarded.elements);
+        out.extend_from_slice(b", for=");
+        let v6 = identity.peer.contains(':');
+        out.extend_from_slice(if v6 { b"\"[" } else { b"" });
+        out.extend_from_slice(identity.peer.as_bytes());
+        out.extend_from_slice(if v6 { b"]\";proto=" } else { b";proto=" });
+        out.extend_from_slice(proto.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a response goes to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// How the body is framed on the client's connection.
+    pub framing: Framing,
+    /// Whether the client's connection stays open.
+    pub keep_alive: bool,
+}
+
+impl Reply {
+    /// For this response, to a client that speaks `version` and lets the connection stay if `keep_alive`.
+    #[must_use]
+    pub fn to(response: &ResponseHead, version: Version, keep_alive: bool) -> Self {
+        match (response.framing, version) {
+            (Framing::Chunked | Framing::UntilClose, Version::Http10) => {
+                Self { framing: Framing::UntilClose, keep_alive: false }
+            }
+            (Framing::Chunked | Framing::UntilClose, Version::Http11) => Self { framing: Framing::Chunked, keep_alive },
+            (framing, _) => Self { framing, keep_alive },
+        }
+    }
+
+    /// Writes the fields that tell framing and persistence.
+    pub fn write(self, out: &mut Vec<u8>, version: Version, bodyless: bool) {
+        match self.framing {
+            Framing::Empty if !bodyless => write::field(out, "Content-Length", b"0"),
+            framing => write::framing_field(out, framing),
+        }
+        match (self.keep_alive, version) {
+            (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
+            (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+            (true, Version::Http11) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

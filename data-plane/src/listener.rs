@@ -1,0 +1,131 @@
+//! Sockets that accept clients. Each worker has its own for every listener (`SO_REUSEPORT`), so the kernel spreads
+//! connections over the workers and no worker waits for another to accept.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client,
+    error::ProxyError,
+    http1::write,
+    worker::{Peer, Worker},
+};
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// After a failure to accept for want of resources, how long to wait before the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Binds one socket per worker to an address. With port 0 all get the same port. `ours` says that this process listens
+/// there already (under another name).
+///
+/// # Errors
+/// The system's, of the first that cannot be bound.
+pub fn bind(address: SocketAddr, workers: usize, ours: bool) -> io::Result<(SocketAddr, Vec<StdListener>)> {
+    if !ours {
+        // With SO_REUSEPORT two processes could share a port without knowing; without it the system tells.
+        drop(bind_one(address, false)?);
+    }
+    let mut bound = address;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = bind_one(bound, true)?;
+        bound = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    // Only when all are bound: a socket that listens already would take connections that nobody accepts.
+    for socket in &sockets {
+        Socket::from(socket.try_clone()?).listen(BACKLOG)?;
+    }
+    Ok((bound, sockets))
+}
+
+fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Accepts clients until told to stop; then those that the kernel has already accepted are served too.
+pub async fn accept(worker: Rc<Worker>, listener: TcpListener, name: Arc<str>, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, address)) => admit(&worker, stream, address, &name),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, listener = %name, "cannot accept; is the limit of open files too low?");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    while let Some(Ok((stream, address))) = poll_once(&listener).await {
+        admit(&worker, stream, address, &name);
+    }
+}
+
+/// What is waiting in the kernel now; `None` if nothing is.
+async fn poll_once(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match listener.poll_accept(cx) {
+            std::task::Poll::Ready(accepted) => Some(accepted),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, name: &Arc<str>) {
+    let gauges = &worker.shared.metrics.gauges;
+    gauges.accepted.fetch_add(1, Relaxed);
+    if gauges.connections.fetch_add(1, Relaxed) >= worker.shared.policy.connections_max {
+        gauges.connections.fetch_sub(1, Relaxed);
+        gauges.refused.fetch_add(1, Relaxed);
+        refuse(&stream);
+        return;
+    }
+    // Without it a small answer may wait for the client's acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), Arc::clone(name));
+    tokio::task::spawn_local(served);
+}
+
+/// Tells a client that there are too many, if that can be done at once.
+fn refuse(stream: &TcpStream) {
+    let error = ProxyError::Overloaded;
+    let body = error.body();
+    let mut answer = Vec::new();
+    write::status_line(&mut answer, error.status());
+    write::field(&mut answer, "Content-Type", b"application/json");
+    write::field(&mut answer, "Content-Length", itoa::Buffer::new().format(body.len()).as_bytes());
+    answer.extend_from_slice(b"Connection: close\r\n\r\n");
+    answer.extend_from_slice(&body);
+    let _ = stream.try_write(&answer);
+}
+
+/// Whether an accept failed because of the one connection it was for.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}

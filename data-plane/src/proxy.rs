@@ -1,0 +1,340 @@
+//! A request, top to bottom.
+//!
+//! [`serve`] is handed a request whose head is parsed. It fixes the canonical view ([`Target`]), loads the snapshot
+//! once and matches, runs the plugins, and tries an upstream, perhaps several times. A try ([`attempt`]) is two
+//! straight lines side by side: [`uplink`] sends the request and carries what the client sends, [`downlink`] carries
+//! what the upstream answers. They run in one task, so an early answer, an abort on either side or a
+//! deadline ends both at once.
+
+mod attempt;
+mod downlink;
+mod flow;
+mod reply;
+mod uplink;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use self::{attempt::Failure, uplink::Upload};
+use crate::{
+    client::Client,
+    error::ProxyError,
+    forward::{self, Forwarded},
+    http1::{
+        Framing, Version,
+        head::{RequestHead, ResponseHead},
+    },
+    plugin::{Flow, Plugin},
+    route::RequestView,
+    snapshot::{Rule, WeightedBackend},
+    target::Target,
+    telemetry::{access_log, metrics::Series},
+    upstream,
+    worker::Worker,
+};
+
+/// Pauses before retries begin here and double, each with full jitter.
+const BACKOFF_BASE: Duration = Duration::from_millis(25);
+
+/// The longest pause before a retry.
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// What becomes of the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It may send the next request.
+    KeepAlive,
+    /// It is closed when the client has the answer.
+    Close,
+    /// It is reset: the answer is cut, or the client is gone.
+    Abort,
+}
+
+/// Everything that serving one request takes.
+#[derive(Debug)]
+pub struct Exchange<'a, 'c> {
+    /// Who serves.
+    pub worker: &'a Worker,
+    /// Who asks.
+    pub client: &'a mut Client<'c>,
+    /// The request's head.
+    pub request: &'a mut RequestHead,
+    /// Room for the response's head.
+    pub response: &'a mut ResponseHead,
+    /// Room for the canonical view.
+    pub target: &'a mut Target,
+    /// Room for what trusted proxies say.
+    pub forwarded: &'a mut Forwarded,
+    /// Buffer for what comes from the upstream.
+    pub upstream_in: &'a mut BytesMut,
+    /// Buffer for what goes to the upstream.
+    pub upstream_out: &'a mut Vec<u8>,
+}
+
+/// What is known of a request when it is over, for log and metrics.
+#[derive(Debug)]
+struct Record {
+    started: Instant,
+    /// When the answer was over, if that is known already.
+    ended: Option<Instant>,
+    snapshot: u64,
+    rule: Option<Arc<Rule>>,
+    /// Index into the rule's backends.
+    backend: Option<usize>,
+    series: Option<Arc<Series>>,
+    tries: u32,
+    /// As sent to the client; 0 until its head is.
+    status: u16,
+    reason: &'static str,
+}
+
+/// Serves one request.
+pub async fn serve(mut x: Exchange<'_, '_>) -> After {
+    let mut record = Record::begin();
+    let mut upload = Upload::new(x.request.framing, x.worker.shared.policy.body_bytes_max);
+    let result = handle(&mut x, &mut upload, &mut record).await;
+    let after = match result {
+        Ok(after) => after,
+        Err(error) => {
+            record.reason = error.reason();
+            if record.status != 0 || error == ProxyError::ClientGone {
+                After::Abort
+            } else {
+                reply::error(&mut x, &mut upload, &mut record, error).await
+            }
+        }
+    };
+    record.end(x.worker, x.request, x.target, x.forwarded, x.client);
+    after
+}
+
+/// Answers a request whose head could not be read; there is no knowing where the next one would begin.
+pub async fn refuse(mut x: Exchange<'_, '_>, error: ProxyError) -> After {
+    let mut record = Record::begin();
+    record.reason = error.reason();
+    x.request.connection.close = true;
+    x.request.framing = Framing::Empty;
+    x.request.method.clear();
+    *x.target = Target::default();
+    x.forwarded.client = Some(x.client.peer.address);
+    let after = reply::error(&mut x, &mut Upload::new(Framing::Empty, 0), &mut record, error).await;
+    record.end(x.worker, x.request, x.target, x.forwarded, x.client);
+    if after == After::KeepAlive { After::Close } else { after }
+}
+
+async fn handle(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Record) -> Result<After, ProxyError> {
+    // One canonical view, fixed before anything is decided by it.
+    let policy = &x.worker.shared.policy;
+    x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
+    x.target.read(x.request)?;
+    upload.check_length()?;
+
+    // One snapshot, loaded once; only the rule is kept.
+    let (rule, prefix_len) = {
+        let snapshot = x.worker.shared.snapshot.load();
+        record.snapshot = snapshot.revision;
+        if snapshot.revision == 0 {
+            return Err(ProxyError::NotReady);
+        }
+        let view = RequestView {
+            listener: x.client.listener,
+            method: &x.request.method,
+            host: &x.target.host,
+            path: &x.target.path,
+            query: x.target.query.as_deref(),
+            fields: &x.request.fields,
+        };
+        let matched = snapshot.router.find(&view).ok_or(ProxyError::NoRoute)?;
+        (Arc::clone(matched.rule), matched.prefix_len)
+    };
+    record.rule = Some(Arc::clone(&rule));
+    let index = choose_backend(&rule).ok_or(ProxyError::NoEndpoint)?;
+    let chosen = &rule.backends[index];
+    record.backend = Some(index);
+    let series = x.worker.series(&rule, &chosen.backend, record.started);
+    series.begin();
+    record.series = Some(series);
+
+    let upgrade = wants_websocket(x.request);
+    let wants_trailers = x.request.fields.get_all("te").any(|value| has_token(value, b"trailers"));
+    forward::sanitise_request(&mut x.request.fields, &x.request.connection);
+
+    // Plugins see end-to-end fields only; the first to answer ends the request here.
+    for plugin in rule.plugins.iter().chain(&chosen.plugins) {
+        if let Flow::Respond(answer) = plugin.on_request(&mut x.request.fields) {
+            return Ok(reply::local(x, upload, record, &answer).await);
+        }
+    }
+
+    let plan = attempt::Plan {
+        rule: &rule,
+        chosen,
+        path: if rule.strip_prefix { &x.target.path[prefix_len..] } else { &x.target.path }.to_owned(),
+        upgrade,
+        wants_trailers,
+    };
+    send(x, upload, record, &plan).await
+}
+
+/// Tries the upstream until an answer is on its way to the client, or there is no sense in trying again.
+async fn send(
+    x: &mut Exchange<'_, '_>,
+    upload: &mut Upload,
+    record: &mut Record,
+    plan: &attempt::Plan<'_>,
+) -> Result<After, ProxyError> {
+    let backend = &plan.chosen.backend;
+    let state = x.worker.upstreams.backend(backend);
+    state.touch(record.started);
+    state.budget.deposit();
+    let retry = &plan.rule.retry;
+    let idempotent = is_idempotent(&x.request.method);
+    upload.keep_for_replay(idempotent);
+    let mut retries = 0;
+    let mut avoid = None;
+    let mut fresh = false;
+    loop {
+        let usable = |endpoint: &crate::snapshot::Endpoint| x.worker.shared.health.usable(endpoint.id);
+        let (endpoint, pool) =
+            upstream::choose(backend, &state, &x.worker.upstreams, usable, avoid).ok_or(ProxyError::NoEndpoint)?;
+        record.tries += 1;
+        let _in_flight = pool.begin(record.started);
+        let may_retry_statuses = idempotent && retries < retry.attempts && state.budget.affords_one();
+        let failure = match attempt::attempt(x, upload, record, plan, endpoint, &pool, fresh, may_retry_statuses).await
+        {
+            Ok(after) => return Ok(after),
+            Err(failure) => failure,
+        };
+        if !upload.can_replay() || record.status != 0 {
+            return Err(failure.error());
+        }
+        match failure {
+            // The server had closed the connection while it lay in the pool: the request was never looked at.
+            Failure::Stale(_) if idempotent && !fresh => {
+                fresh = true;
+                continue;
+            }
+            Failure::Error(error) if error.before_sending() && retry.on_connect && retries < retry.attempts => {}
+            Failure::Status => {}
+            failure => return Err(failure.error()),
+        }
+        if !state.budget.withdraw() && failure != Failure::Status {
+            return Err(failure.error());
+        }
+        if let Some(series) = &record.series {
+            series.retry();
+        }
+        retries += 1;
+        avoid = Some(endpoint);
+        fresh = false;
+        pause(x, plan, record, retries).await?;
+    }
+}
+
+/// Waits before a retry: full jitter over a doubling span, within the request's total time.
+async fn pause(
+    x: &mut Exchange<'_, '_>,
+    plan: &attempt::Plan<'_>,
+    record: &Record,
+    retries: u32,
+) -> Result<(), ProxyError> {
+    let span = BACKOFF_BASE.saturating_mul(1 << (retries - 1).min(8)).min(BACKOFF_MAX);
+    let now = Instant::now();
+    let wake = now + span.mul_f64(fastrand::f64());
+    if wake >= record.started + plan.rule.timeouts.total {
+        return Err(ProxyError::UpstreamTimeout);
+    }
+    let _ = x.client.timer.until(wake, std::future::pending::<()>()).await;
+    Ok(())
+}
+
+/// By weight, at random; `None` if all weights are 0.
+fn choose_backend(rule: &Rule) -> Option<usize> {
+    if let [only] = &*rule.backends {
+        return (only.weight > 0).then_some(0);
+    }
+    if rule.weight_total == 0 {
+        return None;
+    }
+    let mut point = fastrand::u32(..rule.weight_total);
+    rule.backends.iter().position(|WeightedBackend { weight, .. }| {
+        let hit = point < *weight;
+        point = point.saturating_sub(*weight);
+        hit
+    })
+}
+
+/// Whether sending a request twice does what sending it once does (RFC 9110 section 9.2.2).
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}
+
+/// Whether a request asks for a WebSocket as RFC 6455 has it. Every other upgrade is dropped: an upstream that
+/// agreed to one would speak a protocol that the gateway does not see through.
+fn wants_websocket(request: &RequestHead) -> bool {
+    let mut protocols = request.fields.get_all("upgrade");
+    request.connection.upgrade
+        && request.method == "GET"
+        && request.version == Version::Http11
+        && request.framing == Framing::Empty
+        && protocols.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+        && protocols.next().is_none()
+}
+
+fn has_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|&byte| byte == b',').any(|entry| entry.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// The plugins of an answer: those of the request in reverse.
+fn response_plugins<'p>(rule: &'p Rule, chosen: &'p WeightedBackend) -> impl Iterator<Item = &'p Arc<Plugin>> {
+    chosen.plugins.iter().rev().chain(rule.plugins.iter().rev())
+}
+
+impl Record {
+    fn begin() -> Self {
+        Self {
+            started: Instant::now(),
+            ended: None,
+            snapshot: 0,
+            rule: None,
+            backend: None,
+            series: None,
+            tries: 0,
+            status: 0,
+            reason: "",
+        }
+    }
+
+    fn backend_name(&self) -> Option<&Arc<str>> {
+        Some(&self.rule.as_ref()?.backends[self.backend?].backend.name)
+    }
+
+    fn end(&self, worker: &Worker, request: &RequestHead, target: &Target, forwarded: &Forwarded, client: &Client<'_>) {
+        let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.started);
+        match &self.series {
+            Some(series) => series.end(self.status, duration),
+            None => worker.count_unrouted(self.status, duration),
+        }
+        if let Some(log) = &worker.log {
+            log.log(&access_log::Line {
+                method: &request.method,
+                host: &target.host,
+                path: &target.path,
+                route: self.rule.as_ref().map_or("", |rule| &rule.route),
+                backend: self.backend_name().map_or("", |name| name),
+                status: if self.reason == ProxyError::ClientGone.reason() && self.status == 0 {
+                    499
+                } else {
+                    self.status
+                },
+                reason: self.reason,
+                duration,
+                snapshot: self.snapshot,
+                client: forwarded.client.unwrap_or(client.peer.address),
+                tries: self.tries,
+            });
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! From the upstream to the client: interim answers, the answer's head, its body, and then whatever an upgraded
+//! connection carries.
+
+use tokio::time::Instant;
+
+use super::{Record, attempt::Plan, flow::Flow, response_plugins};
+use crate::{
+    error::ProxyError,
+    forward::{Reply, sanitise_response},
+    http1::{
+        Framing, Version,
+        body::{BodyReader, Piece},
+        head::{RequestHead, ResponseHead},
+        write,
+    },
+    stream::{Input, Output},
+    telemetry::access_log::milliseconds,
+    worker::Worker,
+};
+
+/// The most interim (1xx) answers before the real one.
+const INTERIM_MAX: u32 = 32;
+
+/// How the downward direction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down {
+    /// The client has its answer.
+    Answered {
+        /// The upstream's connection has nothing more to say and stays open.
+        reusable: bool,
+        /// The client's connection may stay open.
+        keep_alive: bool,
+    },
+    /// Both sides of a tunnel are done.
+    TunnelDone,
+    /// Nothing was sent to the client; another try may do better.
+    RetryStatus,
+    /// The upstream closed before the head of an answer was there.
+    Closed {
+        /// Whether some of it was.
+        answered: bool,
+    },
+    /// The answer is invalid or cut, or the client does not take it.
+    Failed(ProxyError),
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Downlink<'d, 'c, 'u> {
+    /// What the upstream sends.
+    pub from: Input<'u>,
+    /// What the client gets.
+    pub to: &'d mut Output<'c>,
+    /// What is answered.
+    pub request: &'d RequestHead,
+    /// Room for the answer's head.
+    pub response: &'d mut ResponseHead,
+    /// The other direction.
+    pub flow: &'d Flow,
+    /// What was decided before.
+    pub plan: &'d Plan<'d>,
+    /// What is to be known of the request in the end.
+    pub record: &'d mut Record,
+    /// Who serves.
+    pub worker: &'d Worker,
+    /// Whether an answer with one of the route's retry statuses is held back.
+    pub may_retry_statuses: bool,
+}
+
+impl Downlink<'_, '_, '_> {
+    /// Carries the answer down, to its end.
+    pub async fn run(mut self) -> Down {
+        match self.answer().await {
+            Ok(down) | Err(down) => down,
+        }
+    }
+
+    async fn answer(&mut self) -> Result<Down, Down> {
+        self.final_head().await?;
+        if self.response.status == 101 {
+            return self.tunnel().await;
+        }
+        let may_retry = self.may_retry_statuses && self.flow.replayable.get();
+        if may_retry && self.plan.rule.retry.on_statuses.contains(&self.response.status) {
+            return Err(Down::RetryStatus);
+        }
+        let reply = self.write_head();
+        self.body(reply).await
+    }
+
+    /// Reads the head of the answer, passing interim ones on.
+    async fn final_head(&mut self) -> Result<(), Down> {
+        for _ in 0..INTERIM_MAX {
+            self.head().await?;
+            match self.response.status {
+                101 if self.agrees_to_upgrade() => return Ok(()),
+                101 => return Err(Down::Failed(ProxyError::UpstreamProtocol)),
+                100..200 => self.interim().await?,
+                _ => return Ok(()),
+            }
+        }
+        Err(Down::Failed(ProxyError::UpstreamProtocol))
+    }
+
+    async fn head(&mut self) -> Result<(), Down> {
+        loop {
+            match self.response.parse(self.from.buffer, &self.request.method) {
+                Ok(Some(bytes)) => {
+                    bytes::Buf::advance(self.from.buffer, bytes);
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, backend = %self.plan.chosen.backend.name, "invalid answer");
+                    return Err(Down::Failed(ProxyError::UpstreamProtocol));
+                }
+            }
+            match self.from.fill().await {
+                Ok(0) | Err(_) => return Err(Down::Closed { answered: !self.from.buffer.is_empty() }),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn agrees_to_upgrade(&self) -> bool {
+        self.plan.upgrade
+            && self.response.connection.upgrade
+            && self.response.fields.get("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+    }
+
+    /// Passes an interim answer on to a client that understands it.
+    async fn interim(&mut self) -> Result<(), Down> {
+        let unasked = self.response.status == 100 && !self.request.expects_continue;
+        if self.request.version == Version::Http10 || unasked {
+            return Ok(());
+        }
+        sanitise_response(&mut self.response.fields, &self.response.connection, false);
+        write::status_line(self.to.buffer, self.response.status);
+        for (name, value) in self.response.fields.iter() {
+            write::field(self.to.buffer, name, value);
+        }
+        self.to.buffer.extend_from_slice(b"\r\n");
+        self.flush().await
+    }
+
+    /// Writes the answer's head: from here on it is the client's.
+    fn write_head(&mut self) -> Reply {
+        let status = self.response.status;
+        let described = self.request.method == "HEAD" || status == 304;
+        sanitise_response(&mut self.response.fields, &self.response.connection, described);
+        for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
+            plugin.on_response(&mut self.response.fields);
+        }
+        let stays = self.request.persistent() && !self.worker.draining();
+        let reply = Reply::to(self.response, self.request.version, stays);
+        self.write_fields(status, |out, version| reply.write(out, version, described || status == 204));
+        let stream = self.response.fields.get("content-type").is_some_and(is_stream);
+        if self.response.framing != Framing::Empty {
+            self.flow.response_begun(stream);
+        }
+        reply
+    }
+
+    fn write_fields(&mut self, status: u16, rest: impl FnOnce(&mut Vec<u8>, Version)) {
+        let out = &mut *self.to.buffer;
+        write::status_line(out, status);
+        for (name, value) in self.response.fields.iter() {
+            write::field(out, name, value);
+        }
+        let now = Instant::now();
+        if self.worker.shared.policy.debug_headers {
+            write::field(out, "X-RustyGate-Backend", self.plan.chosen.backend.name.as_bytes());
+            out.extend_from_slice(b"X-RustyGate-Duration-ms: ");
+            milliseconds(out, now.saturating_duration_since(self.record.started));
+            out.extend_from_slice(b"\r\n");
+        }
+        rest(out, self.request.version);
+        out.extend_from_slice(b"\r\n");
+        self.record.status = status;
+        self.record.ended = Some(now);
+    }
+
+    async fn body(&mut self, reply: Reply) -> Result<Down, Down> {
+        let mut reader = BodyReader::new(self.response.framing);
+        loop {
+            let cut = |_| Down::Failed(ProxyError::UpstreamProtocol);
+            match reader.next(self.from.buffer).map_err(cut)? {
+                Piece::Data(bytes) => {
+                    self.to.piece(reply.framing, &self.from.buffer[..bytes]).await.map_err(client_gone)?;
+                    reader.took(self.from.buffer, bytes);
+                }
+                Piece::More => {
+                    self.flush().await?;
+                    self.record.ended = None;
+                    match self.from.fill_bulk().await {
+                        Ok(0) | Err(_) => reader.closed().map_err(|_| Down::Failed(ProxyError::UpstreamClosed))?,
+                        Ok(_) => self.flow.progress(),
+                    }
+                }
+                Piece::End => {
+                    self.to.end(reply.framing, &reader.trailers);
+                    self.flush().await?;
+                    return Ok(Down::Answered { reusable: self.response.persistent(), keep_alive: reply.keep_alive });
+                }
+            }
+        }
+    }
+
+    /// Both sides agreed to speak another protocol: from here on bytes are carried as they come.
+    async fn tunnel(&mut self) -> Result<Down, Down> {
+        sanitise_response(&mut self.response.fields, &self.response.connection, false);
+        self.write_fields(101, |out, _| out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"));
+        self.flush().await?;
+        self.record.ended = None;
+        self.flow.response_begun(true);
+        self.flow.tunnel.set(true);
+        let _open = self.worker.tunnel_opened();
+        loop {
+            if !self.from.buffer.is_empty() {
+                self.to.piece(Framing::UntilClose, self.from.buffer).await.map_err(client_gone)?;
+                self.flush().await?;
+                self.from.buffer.clear();
+                self.flow.progress();
+            }
+            match self.from.fill().await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return Ok(Down::TunnelDone),
+            }
+        }
+        self.to.shutdown().await.map_err(client_gone)?;
+        if self.flow.client_closed.get() {
+            return Ok(Down::TunnelDone);
+        }
+        self.flow.upstream_closed.set(true);
+        std::future::pending().await
+    }
+
+    async fn flush(&mut self) -> Result<(), Down> {
+        self.to.flush().await.map_err(client_gone)
+    }
+}
+
+fn client_gone(_: std::io::Error) -> Down {
+    Down::Failed(ProxyError::ClientGone)
+}
+
+/// Whether a body of this type is one that may be silent for long.
+fn is_stream(content_type: &[u8]) -> bool {
+    let begins = |prefix: &[u8]| content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+    begins(b"text/event-stream") || begins(b"application/grpc")
+}

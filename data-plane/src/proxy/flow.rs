@@ -1,0 +1,94 @@
+//! What the two directions of a try know of each other. They run in one task, so plain cells do.
+
+use std::cell::Cell;
+
+use tokio::time::Instant;
+
+use crate::snapshot::Timeouts;
+
+/// How far the request's body has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadState {
+    /// Waiting for the client to send more.
+    AwaitingClient,
+    /// Waiting for the upstream to take more.
+    AwaitingUpstream,
+    /// All of the request was sent.
+    Done,
+    /// The upstream takes no more; its answer may still come.
+    Broken,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Flow {
+    timeouts: Timeouts,
+    /// When this try must have come further.
+    deadline: Cell<Instant>,
+    /// How far the request's body has come.
+    pub upload: Cell<UploadState>,
+    /// The connection was upgraded: bytes are carried as they come.
+    pub tunnel: Cell<bool>,
+    /// In a tunnel: the client will send no more.
+    pub client_closed: Cell<bool>,
+    /// In a tunnel: the upstream will send no more.
+    pub upstream_closed: Cell<bool>,
+    /// Whether the request can still be sent again from its beginning.
+    pub replayable: Cell<bool>,
+    /// How long a response may make no progress, once its head is there.
+    stall: Cell<Option<std::time::Duration>>,
+}
+
+impl Flow {
+    /// Of a try that begins now, for a request that began at `started`.
+    pub fn begin(timeouts: Timeouts, started: Instant, try_started: Instant, has_body: bool) -> Self {
+        let flow = Self {
+            timeouts,
+            deadline: Cell::new(started + timeouts.total),
+            upload: Cell::new(UploadState::AwaitingUpstream),
+            tunnel: Cell::new(false),
+            client_closed: Cell::new(false),
+            upstream_closed: Cell::new(false),
+            replayable: Cell::new(true),
+            stall: Cell::new(None),
+        };
+        match timeouts.per_try {
+            _ if has_body => flow.deadline.set(try_started + timeouts.idle),
+            Some(per_try) => flow.deadline.set(flow.deadline.get().min(try_started + per_try)),
+            None => {}
+        }
+        flow
+    }
+
+    /// When this try must have come further.
+    pub fn deadline(&self) -> Instant {
+        self.deadline.get()
+    }
+
+    /// The body of the request is on its way: from now on the upstream's time runs.
+    pub fn body_sent(&self) {
+        self.upload.set(UploadState::Done);
+        if self.stall.get().is_none() {
+            let span = self.timeouts.per_try.map_or(self.timeouts.total, |per_try| per_try.min(self.timeouts.total));
+            self.deadline.set(Instant::now() + span);
+        }
+    }
+
+    /// The head of the response is there. A stream may be silent for long; another body may not.
+    pub fn response_begun(&self, stream: bool) {
+        let stall = if stream { self.timeouts.idle } else { self.timeouts.total.min(self.timeouts.idle) };
+        self.stall.set(Some(stall));
+        self.deadline.set(Instant::now() + stall);
+    }
+
+    /// A byte went one way or the other.
+    pub fn progress(&self) {
+        match self.stall.get() {
+            Some(stall) => self.deadline.set(Instant::now() + stall),
+            None if self.upload.get() != UploadState::Done => {
+                self.deadline.set(Instant::now() + self.timeouts.idle);
+            }
+            None => {}
+        }
+    }
+}

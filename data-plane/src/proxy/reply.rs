@@ -1,0 +1,111 @@
+//! Answers that the gateway makes by itself, and what they leave of the request's body.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::{After, Exchange, Record, uplink::Upload};
+use crate::{
+    client::Client,
+    error::ProxyError,
+    fields::Fields,
+    forward::Reply,
+    http1::{Framing, body::Piece, write},
+    plugin::LocalResponse,
+};
+
+/// The most of a body that is read and thrown away to keep a connection.
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
+
+/// How long that may take.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Answers with an error.
+pub async fn error(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Record, error: ProxyError) -> After {
+    let mut fields = Fields::new();
+    fields.append("Content-Type", b"application/json");
+    if error == ProxyError::MethodNotAllowed {
+        fields.append("Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    }
+    // After these there is no knowing where the next request would begin.
+    if matches!(
+        error,
+        ProxyError::BadHead(_)
+            | ProxyError::BadForm
+            | ProxyError::BadTarget(_)
+            | ProxyError::BadBody(_)
+            | ProxyError::MethodNotAllowed
+            | ProxyError::RequestTimeout
+    ) {
+        x.request.connection.close = true;
+    }
+    let answer = LocalResponse { status: error.status(), fields, body: error.body().into() };
+    local(x, upload, record, &answer).await
+}
+
+/// Answers without an upstream.
+pub async fn local(
+    x: &mut Exchange<'_, '_>,
+    upload: &mut Upload,
+    record: &mut Record,
+    answer: &LocalResponse,
+) -> After {
+    let head_only = x.request.method == "HEAD";
+    let bodyless = answer.status == 204 || answer.status == 304;
+    let framing = match answer.body.len() {
+        0 => Framing::Empty,
+        _ if bodyless => Framing::Empty,
+        bytes => Framing::Length(bytes as u64),
+    };
+    // A body that would take long to drain, or that the client holds back until it is asked for, costs the connection.
+    let drainable = upload.reader.known_rest().is_some_and(|rest| rest <= DRAIN_BYTES_MAX);
+    let clean = upload.reader.is_done() || (drainable && !x.request.expects_continue);
+    let keep_alive = clean && x.request.persistent() && !x.worker.draining();
+
+    let out = &mut *x.client.output.buffer;
+    out.clear();
+    write::status_line(out, answer.status);
+    write::field(out, "Date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+    for (name, value) in answer.fields.iter() {
+        write::field(out, name, value);
+    }
+    Reply { framing, keep_alive }.write(out, x.request.version, bodyless);
+    out.extend_from_slice(b"\r\n");
+    if !head_only && !bodyless {
+        out.extend_from_slice(&answer.body);
+    }
+    record.status = answer.status;
+    let due = Instant::now() + DRAIN_TIME_MAX * 5;
+    match x.client.timer.until(due, x.client.output.flush()).await {
+        Ok(Ok(())) if keep_alive => drain(x.client, upload).await,
+        Ok(Ok(())) => After::Close,
+        _ => After::Abort,
+    }
+}
+
+/// Reads what is left of a request's body and throws it away, within bounds, so that the connection can go on.
+pub async fn drain(client: &mut Client<'_>, upload: &mut Upload) -> After {
+    if upload.reader.is_done() {
+        return After::KeepAlive;
+    }
+    let due = Instant::now() + DRAIN_TIME_MAX;
+    let input = &mut client.input;
+    let drained = client.timer.until(due, async {
+        let mut rest = DRAIN_BYTES_MAX;
+        loop {
+            match upload.reader.next(input.buffer) {
+                Ok(Piece::Data(bytes)) => {
+                    upload.reader.took(input.buffer, bytes);
+                    rest = rest.checked_sub(bytes as u64)?;
+                }
+                Ok(Piece::End) => return Some(()),
+                Ok(Piece::More) if input.fill().await.is_ok_and(|bytes| bytes > 0) => {}
+                _ => return None,
+            }
+        }
+    });
+    match drained.await {
+        Ok(Some(())) => After::KeepAlive,
+        _ => After::Close,
+    }
+}

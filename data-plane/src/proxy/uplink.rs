@@ -1,0 +1,199 @@
+//! From the client to the upstream: the request's head (already in the buffer), its body, and then whatever an upgraded
+//! connection carries.
+
+use std::{
+    future::{Future as _, pending, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+
+use super::flow::{Flow, UploadState};
+use crate::{
+    error::ProxyError,
+    http1::{
+        Framing,
+        body::{BodyReader, Piece},
+    },
+    stream::{Input, Output},
+};
+
+/// Bodies up to this size are kept while they are sent, so that they can be sent again.
+const REPLAY_BYTES_MAX: usize = 64 << 10;
+
+/// The most that is read of what a client sends ahead of its answer.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
+
+/// The request's body: read once, whatever the number of tries.
+#[derive(Debug)]
+pub struct Upload {
+    /// Reads it from the client.
+    pub reader: BodyReader,
+    framing: Framing,
+    taken: u64,
+    bytes_max: u64,
+    /// All that was taken, while it can be sent again.
+    replay: Option<Vec<u8>>,
+}
+
+/// Why the upward direction ends the exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The client hung up, or its connection failed.
+    ClientGone,
+    /// Both sides of a tunnel are done, or one failed.
+    TunnelDone,
+    /// The body is refused.
+    Refused(ProxyError),
+}
+
+impl Upload {
+    /// Of a request framed so, whose body may have so many bytes.
+    pub fn new(framing: Framing, bytes_max: u64) -> Self {
+        Self { reader: BodyReader::new(framing), framing, taken: 0, bytes_max, replay: None }
+    }
+
+    /// Whether the body, as far as the head tells, is within its bound.
+    pub fn check_length(&self) -> Result<(), ProxyError> {
+        match self.reader.known_rest() {
+            Some(length) if length > self.bytes_max => Err(ProxyError::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps what is taken from now on, for another try.
+    pub fn keep_for_replay(&mut self, keep: bool) {
+        self.replay = (keep && self.framing != Framing::Empty).then(Vec::new);
+    }
+
+    /// Whether the request can be sent again from its beginning.
+    pub fn can_replay(&self) -> bool {
+        self.taken == 0 || self.replay.is_some()
+    }
+
+    fn took(&mut self, piece: &[u8]) -> Result<(), ProxyError> {
+        self.taken += piece.len() as u64;
+        if self.taken > self.bytes_max {
+            return Err(ProxyError::BodyTooLarge);
+        }
+        if let Some(replay) = &mut self.replay {
+            if replay.len() + piece.len() > REPLAY_BYTES_MAX {
+                self.replay = None;
+            } else {
+                replay.extend_from_slice(piece);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Carries what goes up until there is a reason to stop; once all is sent, that is only the client's leaving.
+pub async fn uplink(from: &mut Input<'_>, mut to: Output<'_>, upload: &mut Upload, flow: &Flow) -> Stop {
+    match send_body(from, &mut to, upload, flow).await {
+        Ok(()) => {}
+        Err(Halt::Stop(stop)) => return stop,
+        Err(Halt::Upstream) => {
+            flow.upload.set(UploadState::Broken);
+            return pending().await;
+        }
+    }
+    match await_tunnel(from, flow).await {
+        Ok(()) => tunnel(from, &mut to, flow).await,
+        Err(stop) => stop,
+    }
+}
+
+enum Halt {
+    Stop(Stop),
+    /// The upstream takes no more.
+    Upstream,
+}
+
+async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Upload, flow: &Flow) -> Result<(), Halt> {
+    if upload.framing == Framing::Empty {
+        to.flush().await.map_err(|_| Halt::Upstream)?;
+        flow.upload.set(UploadState::Done);
+        return Ok(());
+    }
+    if let Some(replay) = upload.replay.as_ref().filter(|replay| !replay.is_empty()) {
+        to.piece(upload.framing, replay).await.map_err(|_| Halt::Upstream)?;
+    }
+    loop {
+        flow.upload.set(UploadState::AwaitingUpstream);
+        let piece = upload.reader.next(from.buffer).map_err(|error| refused(ProxyError::BadBody(error)))?;
+        match piece {
+            Piece::Data(bytes) => {
+                upload.took(&from.buffer[..bytes]).map_err(refused)?;
+                flow.replayable.set(upload.can_replay());
+                to.piece(upload.framing, &from.buffer[..bytes]).await.map_err(|_| Halt::Upstream)?;
+                upload.reader.took(from.buffer, bytes);
+            }
+            Piece::More => {
+                to.flush().await.map_err(|_| Halt::Upstream)?;
+                flow.progress();
+                flow.upload.set(UploadState::AwaitingClient);
+                match from.fill_bulk().await {
+                    Ok(0) | Err(_) => return Err(Halt::Stop(Stop::ClientGone)),
+                    Ok(_) => {}
+                }
+            }
+            Piece::End => {
+                to.end(upload.framing, &upload.reader.trailers);
+                to.flush().await.map_err(|_| Halt::Upstream)?;
+                flow.body_sent();
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn refused(error: ProxyError) -> Halt {
+    Halt::Stop(Stop::Refused(error))
+}
+
+/// Watches for the client's leaving while its answer is made. What it sends meanwhile stays in the buffer: the next
+/// request, or the first bytes of a tunnel, and nobody's until the answer has said which.
+async fn await_tunnel(from: &mut Input<'_>, flow: &Flow) -> Result<(), Stop> {
+    loop {
+        let read = {
+            let full = from.buffer.len() >= AHEAD_BYTES_MAX;
+            let mut fill = pin!(from.fill());
+            poll_fn(|cx| match flow.tunnel.get() {
+                true => Poll::Ready(None),
+                false if full => Poll::Pending,
+                false => fill.as_mut().poll(cx).map(Some),
+            })
+            .await
+        };
+        match read {
+            None => return Ok(()),
+            Some(Ok(0) | Err(_)) => return Err(Stop::ClientGone),
+            Some(Ok(_)) => {}
+        }
+    }
+}
+
+async fn tunnel(from: &mut Input<'_>, to: &mut Output<'_>, flow: &Flow) -> Stop {
+    loop {
+        if !from.buffer.is_empty() {
+            let sent = async {
+                to.piece(Framing::UntilClose, from.buffer).await?;
+                to.flush().await
+            };
+            if sent.await.is_err() {
+                return Stop::TunnelDone;
+            }
+            from.buffer.clear();
+            flow.progress();
+        }
+        match from.fill().await {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => return Stop::TunnelDone,
+        }
+    }
+    if to.shutdown().await.is_err() || flow.upstream_closed.get() {
+        return Stop::TunnelDone;
+    }
+    flow.client_closed.set(true);
+    pending().await
+}

@@ -1,0 +1,238 @@
+//! What `/metrics` says of requests. Each worker counts for itself in atomics that only it writes; a scrape adds the
+//! workers up. So counting costs plain loads and stores, and no worker waits for another.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+/// Upper bounds of the latency buckets, in seconds.
+const BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// The same in microseconds, for comparing.
+const BUCKETS_US: [u64; 13] =
+    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000];
+
+/// The most pairs of route and backend with series of their own; the rest share one, labelled `overflow`.
+const SERIES_MAX: usize = 10_000;
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Owned(AtomicU64);
+
+impl Owned {
+    /// Adds; only the owning thread may.
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+
+    /// Subtracts; only the owning thread may.
+    pub fn subtract(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(amount), Relaxed);
+    }
+
+    /// The present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One worker's counts for one pair of route and backend.
+#[derive(Debug)]
+pub struct Series {
+    route: Arc<str>,
+    backend: Arc<str>,
+    /// By the status's first digit; 0 for none (the client left, or the answer was cut).
+    requests: [Owned; 6],
+    buckets: [Owned; 14],
+    duration_us: Owned,
+    active: Owned,
+    retries: Owned,
+}
+
+impl Series {
+    /// The route's name.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// A request begins.
+    pub fn begin(&self) {
+        self.active.add(1);
+    }
+
+    /// A request ends.
+    pub fn end(&self, status: u16, duration: Duration) {
+        self.active.subtract(1);
+        self.requests[usize::from(status / 100).min(5)].add(1);
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.iter().position(|&bound| us <= bound).unwrap_or(BUCKETS_US.len());
+        self.buckets[bucket].add(1);
+        self.duration_us.add(us);
+    }
+
+    /// A request is tried again.
+    pub fn retry(&self) {
+        self.retries.add(1);
+    }
+}
+
+/// Counts of the process as a whole, written by any thread but rarely.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Client connections open now.
+    pub connections: AtomicU64,
+    /// Client connections accepted.
+    pub accepted: AtomicU64,
+    /// Client connections refused because there were too many.
+    pub refused: AtomicU64,
+    /// Access log lines dropped because the log could not be written fast enough.
+    pub log_dropped: AtomicU64,
+    /// Upgraded connections open now.
+    pub tunnels: AtomicU64,
+}
+
+/// All the series of all the workers.
+#[derive(Debug, Default)]
+pub struct RequestMetrics {
+    series: Mutex<Vec<Weak<Series>>>,
+    /// See there.
+    pub gauges: Gauges,
+}
+
+impl RequestMetrics {
+    /// New series of one worker. Called once per worker, route and backend.
+    pub fn series(&self, route: &Arc<str>, backend: &Arc<str>) -> Arc<Series> {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= SERIES_MAX {
+            all.retain(|series| series.strong_count() > 0);
+        }
+        let (route, backend) = if all.len() >= SERIES_MAX {
+            ("overflow".into(), "overflow".into())
+        } else {
+            (Arc::clone(route), Arc::clone(backend))
+        };
+        let series = Arc::new(Series {
+            route,
+            backend,
+            requests: Default::default(),
+            buckets: Default::default(),
+            duration_us: Owned::default(),
+            active: Owned::default(),
+            retries: Owned::default(),
+        });
+        all.push(Arc::downgrade(&series));
+        series
+    }
+
+    fn sum(&self) -> BTreeMap<(Arc<str>, Arc<str>), Sum> {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = BTreeMap::<_, Sum>::new();
+        all.retain(|series| {
+            let Some(series) = series.upgrade() else { return false };
+            let sum = sums.entry((Arc::clone(&series.route), Arc::clone(&series.backend))).or_default();
+            for (total, part) in sum.requests.iter_mut().zip(&series.requests) {
+                *total += part.get();
+            }
+            for (total, part) in sum.buckets.iter_mut().zip(&series.buckets) {
+                *total += part.get();
+            }
+            sum.duration_us += series.duration_us.get();
+            sum.active += series.active.get();
+            sum.retries += series.retries.get();
+            true
+        });
+        sums
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    requests: [u64; 6],
+    buckets: [u64; 14],
+    duration_us: u64,
+    active: u64,
+    retries: u64,
+}
+
+/// Lets a registry scrape the request metrics.
+#[derive(Debug)]
+pub struct RequestCollector(pub Arc<RequestMetrics>);
+
+impl Collector for RequestCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let sums = self.0.sum();
+        let labels =
+            |(route, backend): &(Arc<str>, Arc<str>)| [("route", route.to_string()), ("backend", backend.to_string())];
+        let mut family = encoder.encode_descriptor(
+            "rustygate_requests",
+            "Requests answered, by the first digit of the status; 0xx were cut short",
+            None,
+            MetricType::Counter,
+        )?;
+        for (key, sum) in &sums {
+            for (digit, &requests) in sum.requests.iter().enumerate().filter(|(_, requests)| **requests > 0) {
+                let [route, backend] = labels(key);
+                let labels = [route, backend, ("status", format!("{digit}xx"))];
+                ConstCounter::new(requests).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "rustygate_request_duration_seconds",
+            "From a request's head to its answer's last byte",
+            None,
+            MetricType::Histogram,
+        )?;
+        for (key, sum) in &sums {
+            let bounds = BUCKETS.into_iter().chain([f64::MAX]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(sum.buckets).collect();
+            #[allow(clippy::cast_precision_loss, reason = "a sum of durations needs no more than 52 bits")]
+            let seconds = sum.duration_us as f64 / 1e6;
+            let labels = labels(key);
+            let mut histogram = family.encode_family(&labels)?;
+            histogram.encode_histogram::<[(String, String); 0]>(seconds, sum.buckets.iter().sum(), &buckets, None)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "rustygate_active_connections",
+            "Exchanges under way, upgraded connections among them",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (key, sum) in &sums {
+            ConstGauge::new(i64::try_from(sum.active).unwrap_or(0)).encode(family.encode_family(&labels(key))?)?;
+        }
+        let mut family =
+            encoder.encode_descriptor("rustygate_retries", "Requests tried again", None, MetricType::Counter)?;
+        for (key, sum) in sums.iter().filter(|(_, sum)| sum.retries > 0) {
+            ConstCounter::new(sum.retries).encode(family.encode_family(&labels(key))?)?;
+        }
+        let gauges = &self.0.gauges;
+        for (name, help, value) in [
+            ("rustygate_client_connections", "Client connections open", &gauges.connections),
+            ("rustygate_tunnels", "Upgraded connections open", &gauges.tunnels),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value.load(Relaxed)).unwrap_or(0));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        for (name, help, value) in [
+            ("rustygate_client_connections_accepted", "Client connections accepted", &gauges.accepted),
+            ("rustygate_client_connections_refused", "Client connections over the bound", &gauges.refused),
+            ("rustygate_access_log_dropped", "Access log lines that were not written", &gauges.log_dropped),
+        ] {
+            let counter = ConstCounter::new(value.load(Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! The workers' threads, and how the configuration path speaks to them.
+
+use std::{collections::HashMap, io, net::TcpListener as StdListener, rc::Rc, sync::Arc, thread};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    listener,
+    telemetry::access_log::{AccessLog, Sink},
+    worker::{Shared, Worker},
+};
+
+/// What a worker can be told.
+#[derive(Debug)]
+enum Command {
+    /// Accept clients on this socket.
+    Listen { key: u64, name: Arc<str>, socket: StdListener, done: oneshot::Sender<()> },
+    /// Accept no more on it; connections that came in by it go on.
+    Unlisten { key: u64, done: oneshot::Sender<()> },
+    /// Accept no more at all, and let connections end.
+    Drain,
+    /// How many connections are there?
+    Count { count: oneshot::Sender<usize> },
+}
+
+/// The workers, from outside.
+#[derive(Debug)]
+pub struct Threads {
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    handles: Vec<thread::JoinHandle<()>>,
+}
+
+impl Threads {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// The system's, if a thread or its runtime cannot be made.
+    pub fn start(count: usize, shared: &Arc<Shared>, log: Option<&Sink>) -> io::Result<Self> {
+        let mut threads = Self { commands: Vec::new(), handles: Vec::new() };
+        for index in 0..count {
+            let (commands, inbox) = mpsc::unbounded_channel();
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let shared = Arc::clone(shared);
+            let log = log.map(|sink| AccessLog::new(sink.clone(), Arc::clone(&shared.metrics)));
+            let (started, starting) = std::sync::mpsc::channel();
+            threads.handles.push(thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let mut runtime = runtime;
+                match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
+                    Ok(runtime) => {
+                        let _ = started.send(Ok(()));
+                        runtime.block_on(run(shared, log, inbox));
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
+            })?);
+            starting.recv().map_err(io::Error::other)??;
+            threads.commands.push(commands);
+        }
+        Ok(threads)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Every worker accepts on its socket when this returns.
+    pub async fn listen(&self, key: u64, name: &Arc<str>, sockets: Vec<StdListener>) {
+        let mut pending = Vec::new();
+        for (commands, socket) in self.commands.iter().zip(sockets) {
+            let (done, is_done) = oneshot::channel();
+            let _ = commands.send(Command::Listen { key, name: Arc::clone(name), socket, done });
+            pending.push(is_done);
+        }
+        all(pending).await;
+    }
+
+    /// No worker accepts on that listener when this returns.
+    pub async fn unlisten(&self, key: u64) {
+        let mut pending = Vec::new();
+        for commands in &self.commands {
+            let (done, is_done) = oneshot::channel();
+            let _ = commands.send(Command::Unlisten { key, done });
+            pending.push(is_done);
+        }
+        all(pending).await;
+    }
+
+    /// Begins to drain.
+    pub fn drain(&self) {
+        for commands in &self.commands {
+            let _ = commands.send(Command::Drain);
+        }
+    }
+
+    /// Connections open now.
+    pub async fn connection_count(&self) -> usize {
+        let mut total = 0;
+        for commands in &self.commands {
+            let (count, counted) = oneshot::channel();
+            let _ = commands.send(Command::Count { count });
+            total += counted.await.unwrap_or(0);
+        }
+        total
+    }
+
+    /// Ends the workers, whatever they still do.
+    pub fn stop(mut self) {
+        self.commands.clear();
+        for handle in self.handles.drain(..) {
+            let _ = handle.join();
+        }
+    }
+}
+
+async fn all(pending: Vec<oneshot::Receiver<()>>) {
+    for done in pending {
+        let _ = done.await;
+    }
+}
+
+/// A worker's life: it ends when nobody can tell it anything any more.
+async fn run(shared: Arc<Shared>, log: Option<AccessLog>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let worker = Rc::new(Worker::new(shared, log));
+    tokio::task::spawn_local(Rc::clone(&worker).tick());
+    let mut listeners = HashMap::<u64, (CancellationToken, tokio::task::JoinHandle<()>)>::new();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Listen { key, name, socket, done } => match TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    let stop = CancellationToken::new();
+                    let accepting = listener::accept(Rc::clone(&worker), listener, name, stop.clone());
+                    listeners.insert(key, (stop, tokio::task::spawn_local(accepting)));
+                    let _ = done.send(());
+                }
+                Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
+            },
+            Command::Unlisten { key, done } => {
+                if let Some((stop, accepting)) = listeners.remove(&key) {
+                    stop.cancel();
+                    let _ = accepting.await;
+                }
+                let _ = done.send(());
+            }
+            Command::Drain => {
+                for (_, (stop, accepting)) in listeners.drain() {
+                    stop.cancel();
+                    let _ = accepting.await;
+                }
+                worker.drain();
+            }
+            Command::Count { count } => {
+                let _ = count.send(worker.connection_count());
+            }
+        }
+    }
+    if let Some(log) = &worker.log {
+        log.flush();
+    }
+}

@@ -1,0 +1,59 @@
+//! The upstream side of a worker: which endpoint gets a request, and a connection to it.
+//!
+//! All of this state belongs to one worker and outlives snapshots: it is keyed by the ids of backends and
+//! endpoints, so a push that does not change them does not touch it.
+
+mod balance;
+mod budget;
+mod pool;
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use tokio::time::Instant;
+
+pub use self::{
+    balance::{BackendState, choose},
+    pool::{Connection, EndpointState},
+};
+use crate::{
+    live::IdMap,
+    snapshot::{Backend, Endpoint},
+};
+
+/// How long a connection may lie in the pool. Below the usual 60 s and 75 s of servers, so that they do not close it
+/// under a request.
+const IDLE_MAX: Duration = Duration::from_secs(50);
+
+/// State of a backend or endpoint that nobody used for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+/// One worker's upstream state.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    backends: RefCell<IdMap<Rc<BackendState>>>,
+    endpoints: RefCell<IdMap<Rc<EndpointState>>>,
+}
+
+impl Upstreams {
+    /// The state of a backend.
+    pub fn backend(&self, backend: &Backend) -> Rc<BackendState> {
+        Rc::clone(self.backends.borrow_mut().entry(backend.id).or_default())
+    }
+
+    /// The state of an endpoint.
+    pub fn endpoint(&self, endpoint: &Endpoint) -> Rc<EndpointState> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        Rc::clone(endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(EndpointState::new(endpoint))))
+    }
+
+    /// Closes connections that lie too long or that the other side closed; forgets what is not used any more.
+    pub fn sweep(&self, now: Instant) {
+        self.endpoints.borrow_mut().retain(|_, endpoint| {
+            endpoint.sweep(now, IDLE_MAX);
+            !endpoint.unused_since(now, FORGET_AFTER) || Rc::strong_count(endpoint) > 1
+        });
+        self.backends
+            .borrow_mut()
+            .retain(|_, backend| !backend.unused_since(now, FORGET_AFTER) || Rc::strong_count(backend) > 1);
+    }
+}

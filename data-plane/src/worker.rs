@@ -1,0 +1,273 @@
+//! One worker: a thread with its own runtime, listener sockets, upstream pools and counters. Nothing that a request
+//! touches is shared with another worker but what is read-only.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Waker,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use crate::{
+    forward::{Forwarded, TrustedProxies},
+    health::Health,
+    http1::head::{RequestHead, ResponseHead},
+    live::IdMap,
+    snapshot::{Backend, Id, Rule, SnapshotCell},
+    target::Target,
+    telemetry::{
+        access_log::AccessLog,
+        metrics::{RequestMetrics, Series},
+    },
+    upstream::Upstreams,
+};
+
+/// How often a worker looks after its log, its pools and its counters.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Ticks between two sweeps of what lies idle.
+const TICKS_PER_SWEEP: u32 = 20;
+
+/// The most scratch spaces a worker keeps for the next requests.
+const SCRATCH_KEPT_MAX: usize = 256;
+
+/// A buffer that grew beyond this is not kept.
+const BUFFER_KEPT_BYTES: usize = 256 << 10;
+
+/// Bounds of the request path, and how it behaves; fixed for the process's life.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The most client connections of the process. Default 20,000.
+    pub connections_max: u64,
+    /// The most bytes of a request's body. Default 10 GiB.
+    pub body_bytes_max: u64,
+    /// From a head's first byte to its last. Default 10 s.
+    pub head_timeout: Duration,
+    /// How long a connection may lie idle between requests. Default 75 s.
+    pub keep_alive_timeout: Duration,
+    /// Whose word on clients is believed. Default nobody's.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether responses carry `X-RustyGate-Backend` and `X-RustyGate-Duration-ms`. Default yes.
+    pub debug_headers: bool,
+}
+
+/// What all workers read.
+#[derive(Debug)]
+pub struct Shared {
+    /// The present configuration.
+    pub snapshot: Arc<SnapshotCell>,
+    /// Where counts are scraped from.
+    pub metrics: Arc<RequestMetrics>,
+    /// Which endpoints are down.
+    pub health: Arc<Health>,
+    /// See there.
+    pub policy: Policy,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all workers read.
+    pub shared: Arc<Shared>,
+    /// Pools and balancing state.
+    pub upstreams: Upstreams,
+    /// The access log, if it is on.
+    pub log: Option<AccessLog>,
+    series: RefCell<IdMap<(Arc<Series>, Instant)>>,
+    /// Counts the requests that no route got.
+    unrouted: Arc<Series>,
+    scratch: RefCell<Vec<Scratch>>,
+    draining: Cell<bool>,
+    connections: RefCell<Connections>,
+}
+
+/// The connections of a worker, so that a drain can wake them.
+#[derive(Debug, Default)]
+struct Connections {
+    next: u64,
+    wakers: std::collections::HashMap<u64, Waker>,
+}
+
+/// Counts a connection for as long as it lives.
+#[derive(Debug)]
+pub struct Registered {
+    worker: Rc<Worker>,
+    key: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().wakers.remove(&self.key);
+    }
+}
+
+/// An upgraded connection.
+#[derive(Debug)]
+pub struct Tunnel<'a>(&'a RequestMetrics);
+
+impl Drop for Tunnel<'_> {
+    fn drop(&mut self) {
+        self.0.gauges.tunnels.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The buffers and values that serving a request takes. A connection borrows them while it has a request at hand, so
+/// that idle connections cost little and busy ones allocate nothing.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// What the client sent and nobody used yet.
+    pub client_in: BytesMut,
+    /// What goes to the client.
+    pub client_out: Vec<u8>,
+    /// What the upstream sent and nobody used yet.
+    pub upstream_in: BytesMut,
+    /// What goes to the upstream.
+    pub upstream_out: Vec<u8>,
+    /// The request's head.
+    pub request: RequestHead,
+    /// The response's head.
+    pub response: ResponseHead,
+    /// What the request asks for.
+    pub target: Target,
+    /// Whom the request comes from.
+    pub forwarded: Forwarded,
+}
+
+impl Worker {
+    /// A worker without connections.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
+        let none: Arc<str> = "none".into();
+        let unrouted = shared.metrics.series(&none, &none);
+        Self {
+            shared,
+            unrouted,
+            upstreams: Upstreams::default(),
+            log,
+            series: RefCell::default(),
+            scratch: RefCell::default(),
+            draining: Cell::new(false),
+            connections: RefCell::default(),
+        }
+    }
+
+    /// Space for a request.
+    pub fn lend(&self) -> Scratch {
+        self.scratch.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes the space back for the next request.
+    pub fn give_back(&self, mut scratch: Scratch) {
+        scratch.client_in.clear();
+        scratch.upstream_in.clear();
+        scratch.client_out.clear();
+        scratch.upstream_out.clear();
+        let large = [scratch.client_in.capacity(), scratch.upstream_in.capacity()];
+        let mut kept = self.scratch.borrow_mut();
+        if kept.len() < SCRATCH_KEPT_MAX && large.iter().all(|&bytes| bytes <= BUFFER_KEPT_BYTES) {
+            kept.push(scratch);
+        }
+    }
+
+    /// The counters of a rule's route and a backend.
+    pub fn series(&self, rule: &Rule, backend: &Backend, now: Instant) -> Arc<Series> {
+        let key = Id(rule.id.0.rotate_left(17) ^ backend.id.0);
+        let mut series = self.series.borrow_mut();
+        let (series, used) =
+            series.entry(key).or_insert_with(|| (self.shared.metrics.series(&rule.route, &backend.name), now));
+        *used = now;
+        Arc::clone(series)
+    }
+
+    /// Counts a request that no backend was chosen for.
+    pub fn count_unrouted(&self, status: u16, duration: Duration) {
+        self.unrouted.begin();
+        self.unrouted.end(status, duration);
+    }
+
+    /// Counts an upgraded connection for as long as the result lives.
+    pub fn tunnel_opened(&self) -> Tunnel<'_> {
+        self.shared.metrics.gauges.tunnels.fetch_add(1, Relaxed);
+        Tunnel(&self.shared.metrics)
+    }
+
+    /// A connection begins; the caller's task is woken when the worker drains.
+    pub fn register(self: &Rc<Self>, waker: &Waker) -> Registered {
+        let mut connections = self.connections.borrow_mut();
+        let key = connections.next;
+        connections.next += 1;
+        connections.wakers.insert(key, waker.clone());
+        Registered { worker: Rc::clone(self), key }
+    }
+
+    /// Whether the process is going down: idle connections close, busy ones close after their answer.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Begins to drain.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for waker in self.connections.borrow().wakers.values() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.connections.borrow().wakers.len()
+    }
+
+    /// Looks after log, pools and counters for as long as the worker lives.
+    pub async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for tick in 0_u32.. {
+            let now = interval.tick().await;
+            if let Some(log) = &self.log {
+                log.flush();
+            }
+            if tick % TICKS_PER_SWEEP == 0 {
+                self.upstreams.sweep(now);
+                self.forget_series(now);
+            }
+        }
+    }
+
+    /// Forgets counters of routes that are gone; those of routes that are there stay, used or not.
+    fn forget_series(&self, now: Instant) {
+        const FORGET_AFTER: Duration = Duration::from_secs(3600);
+        let mut series = self.series.borrow_mut();
+        if series.values().any(|(_, used)| now.saturating_duration_since(*used) > FORGET_AFTER) {
+            let snapshot = self.shared.snapshot.load();
+            series.retain(|_, (series, used)| {
+                now.saturating_duration_since(*used) <= FORGET_AFTER || snapshot.has_route(series.route())
+            });
+        }
+    }
+}
+
+/// Who is at the other end of a client connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address, IPv4 as IPv4.
+    pub address: IpAddr,
+    /// The same as text.
+    pub text: String,
+}
+
+impl Peer {
+    /// Of a connection from that address.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self { address, text: address.to_string() }
+    }
+}
