@@ -3,11 +3,15 @@
 //! Request path: `listener` -> `proxy` -> `route` -> `plugin` (request) -> `upstream` -> `plugin` (response) ->
 //! `telemetry::access_log`. Configuration path: `sync` -> `snapshot::compile` -> `publish` -> ACK.
 
+pub mod admin;
 pub mod canonical;
+pub mod disk;
 pub mod fields;
+pub mod held;
 pub mod plugin;
 pub mod publish;
 pub mod route;
 pub mod settings;
 pub mod snapshot;
 pub mod sync;
+pub mod telemetry;
