@@ -142,7 +142,7 @@ async fn endpoint(config: &Config) -> Result<Endpoint, LinkError> {
     endpoint.tls_config(tls).map_err(LinkError::Connect)
 }
 
-async fn authorization(config: &Config) -> Result<Option<MetadataValue<Ascii>>, LinkError> {
+pub(super) async fn authorization(config: &Config) -> Result<Option<MetadataValue<Ascii>>, LinkError> {
     let Some(path) = &config.token_file else { return Ok(None) };
     let bytes = read(path).await?;
     let token = std::str::from_utf8(&bytes).map_or("", str::trim);

@@ -16,6 +16,9 @@ use super::{
     stopping,
 };
 
+/// For a last answer to be on its way before the stream is given up.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// Follows the stream until shutdown (`Ok`) or until it is lost.
 pub(crate) async fn follow(
     link: Link,
@@ -77,10 +80,19 @@ impl Session<'_> {
                 self.resyncing = refusal.resync;
                 let nack = self.applier.refuse(refusal);
                 self.send(stream_request::Message::Nack(nack)).await?;
-                // Asking again at once would make a busy loop of two planes that disagree; the back-off paces it.
-                if again { Err(LinkError::ResyncFailed) } else { Ok(()) }
+                if !again {
+                    return Ok(());
+                }
+                // Answering what comes at once would make a busy loop of two planes that disagree; the back-off
+                // paces it. To hang up also discards what is not yet sent, hence the wait.
+                let _ = timeout(LINGER, self.discard()).await;
+                Err(LinkError::ResyncFailed)
             }
         }
+    }
+
+    async fn discard(&mut self) {
+        while let Ok(Some(_)) = self.link.incoming.message().await {}
     }
 
     async fn send(&self, answer: stream_request::Message) -> Result<(), LinkError> {
