@@ -20,6 +20,7 @@ mod status;
 use std::{
     collections::HashMap,
     fs,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -124,6 +125,15 @@ impl Config {
         })
     }
 
+    fn warn_of_token_in_the_clear(&self) {
+        let host = self.endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+        let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        if self.token_file.is_some() && !self.tls && !loopback {
+            let control_plane = self.endpoint.uri();
+            tracing::warn!(%control_plane, "the token goes over the network in the clear; use https:// and --control-plane-ca");
+        }
+    }
+
     fn silence(&self) -> Duration {
         self.heartbeat * SILENT_INTERVALS_MAX
     }
@@ -154,6 +164,7 @@ impl Sync {
     /// worker's; long work goes to its blocking threads.
     pub async fn run(self, publisher: Arc<Publisher>, shutdown: watch::Receiver<bool>) {
         let Self { config, folder, restored, status, metrics } = self;
+        config.warn_of_token_in_the_clear();
         let held = Arc::new(Mutex::new(Held::default()));
         let (changed, changes) = watch::channel(());
         let keeper = folder.map(|folder| Keeper {

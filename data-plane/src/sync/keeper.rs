@@ -58,3 +58,75 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use prometheus_client::registry::Registry;
+    use tokio::{task::JoinHandle, time::sleep};
+
+    use super::*;
+    use crate::held::tests::{held, route};
+
+    struct Kept {
+        held: Arc<Mutex<Held>>,
+        metrics: Metrics,
+        changed: watch::Sender<()>,
+        /// A keeper whose process is told to stop does not pause between writes.
+        _run_on: watch::Sender<bool>,
+        task: JoinHandle<()>,
+    }
+
+    fn keep(path: &Path) -> Kept {
+        let metrics = Metrics::register(&mut Registry::default(), &Arc::default());
+        let held = Arc::new(Mutex::new(Held::default()));
+        let folder = Arc::new(Mutex::new(Folder::open(path).expect("opens")));
+        let keeper = Keeper { folder, held: Arc::clone(&held), metrics: metrics.clone() };
+        let (changed, changes) = watch::channel(());
+        let (run_on, shutdown) = watch::channel(false);
+        let task = tokio::spawn(keeper.run(changes, shutdown));
+        Kept { held, metrics, changed, _run_on: run_on, task }
+    }
+
+    impl Kept {
+        fn change(&self, revision: u64) {
+            *lock(&self.held) = held(revision, &[route("a", 1)]);
+            self.changed.send_replace(());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_changes_one_a_second_is_written_and_the_last_at_the_end() {
+        let dir = tempfile::tempdir().expect("dir");
+        let kept = keep(dir.path());
+        for revision in 1..=300 {
+            kept.change(revision);
+            sleep(Duration::from_millis(10)).await;
+        }
+        let Kept { metrics, changed, task, .. } = kept;
+        drop(changed);
+        task.await.expect("no panic");
+        let writes = metrics.disk_writes.get();
+        assert!((3..=5).contains(&writes), "{writes} writes in three seconds");
+        let restored = Folder::open(dir.path()).expect("opens").load().expect("is there");
+        assert_eq!(restored.held.revision(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_write_is_counted_and_the_next_change_is_written_again() {
+        let outer = tempfile::tempdir().expect("dir");
+        let (dir, aside) = (outer.path().join("data"), outer.path().join("aside"));
+        let kept = keep(&dir);
+        std::fs::rename(&dir, &aside).expect("renames");
+        kept.change(1);
+        sleep(WRITE_INTERVAL * 2).await;
+        assert_eq!((kept.metrics.disk_writes.get(), kept.metrics.disk_failures.get()), (0, 1));
+        std::fs::rename(&aside, &dir).expect("renames");
+        kept.change(2);
+        sleep(WRITE_INTERVAL * 2).await;
+        assert_eq!((kept.metrics.disk_writes.get(), kept.metrics.disk_failures.get()), (1, 1));
+        drop(kept.changed);
+        kept.task.await.expect("no panic");
+    }
+}

@@ -116,6 +116,42 @@ async fn a_refused_connection_is_hinted_at() {
     assert!(said.contains("is the control plane running"), "{said}");
 }
 
+/// The log lines of this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        lock(&self.0).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn with(&self, needle: &str) -> usize {
+        String::from_utf8_lossy(&lock(&self.0)).lines().filter(|line| line.contains(needle)).count()
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_logged_once_and_not_at_each_try() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let mut plane = Plane::start_with(any(), None, Some("Bearer secret")).await;
+    let proxy = Proxy::start(config(&plane.url, &[]));
+    timeout(LONG, plane.refused.wait_for(|count| *count >= 4)).await.expect("in time").expect("runs");
+    proxy.stop().await;
+    assert_eq!(lines.with("still trying"), 1);
+    assert_eq!(lines.with("gatectl token create"), 1, "with its hint");
+}
+
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     let refused = |more: &[&str]| {

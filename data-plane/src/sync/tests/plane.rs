@@ -5,7 +5,7 @@ use std::{net::SocketAddr, pin::Pin};
 use rustygate_proto::{
     frames,
     v1::{
-        Begin, Commit, Heartbeat, StreamResponse,
+        Begin, Commit, Heartbeat, StreamRequest, StreamResponse,
         snapshot_service_server::{SnapshotService, SnapshotServiceServer},
         stream_response,
     },
@@ -27,6 +27,8 @@ pub(super) const STORE: &str = "store";
 pub(super) struct Plane {
     pub(super) url: String,
     pub(super) address: SocketAddr,
+    /// How many streams were turned away.
+    pub(super) refused: watch::Receiver<usize>,
     streams: mpsc::UnboundedReceiver<Stream>,
     task: JoinHandle<()>,
 }
@@ -38,8 +40,6 @@ pub(super) struct Stream {
     requests: Streaming<StreamRequest>,
     responses: mpsc::Sender<Result<StreamResponse, Status>>,
 }
-
-use rustygate_proto::v1::StreamRequest;
 
 impl Plane {
     pub(super) async fn start() -> Self {
@@ -58,8 +58,9 @@ impl Plane {
     ) -> Self {
         let listener = TcpListener::bind(address).await.expect("binds");
         let address = listener.local_addr().expect("bound");
+        let (refusals, refused) = watch::channel(0);
         let (accepted, streams) = mpsc::unbounded_channel();
-        let service = SnapshotServiceServer::new(Service { accepted, authorization });
+        let service = SnapshotServiceServer::new(Service { accepted, authorization, refusals });
         let scheme = if tls.is_some() { "https" } else { "http" };
         let mut server = Server::builder();
         if let Some(tls) = tls {
@@ -69,7 +70,7 @@ impl Plane {
         let task = tokio::spawn(async move { serving.await.expect("serves") });
         // By name, as the certificates have it; it resolves to the loopback address.
         let url = format!("{scheme}://localhost:{}", address.port());
-        Self { url, address, streams, task }
+        Self { url, address, refused, streams, task }
     }
 
     pub(super) async fn accept(&mut self) -> Stream {
@@ -158,6 +159,7 @@ pub(super) fn heartbeat() -> stream_response::Message {
 struct Service {
     accepted: mpsc::UnboundedSender<Stream>,
     authorization: Option<&'static str>,
+    refusals: watch::Sender<usize>,
 }
 
 #[tonic::async_trait]
@@ -170,6 +172,7 @@ impl SnapshotService for Service {
     ) -> Result<Response<Self::StreamStream>, Status> {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         if self.authorization.is_some() && authorization != self.authorization {
+            self.refusals.send_modify(|count| *count += 1);
             return Err(Status::unauthenticated("no good token"));
         }
         let authorization = authorization.map(str::to_owned);
