@@ -3,8 +3,8 @@
 //! One task, on the background runtime. It starts from the last good snapshot on disk, if there is one, and then
 //! follows the control plane for as long as the process lives:
 //!
-//! [`link`] opens the stream and says Hello -> [`session`] follows it -> [`receive`] puts a transaction together ->
-//! [`apply`] proves, compiles and publishes it -> Ack, or Nack with every fault -> [`keeper`] writes it to disk.
+//! [`link`] opens the stream and says Hello -> `session` follows it -> [`receive`] puts a transaction together ->
+//! `apply` proves, compiles and publishes it -> Ack, or Nack with every fault -> [`keeper`] writes it to disk.
 //!
 //! Whatever goes wrong, the snapshot that is served stays, and the control plane is tried again.
 

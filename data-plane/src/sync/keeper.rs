@@ -13,6 +13,9 @@ use crate::{disk::Folder, held::Held};
 /// The shortest time between two writes.
 pub const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// After a failed write, without a change in between.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) folder: Arc<Mutex<Folder>>,
@@ -24,7 +27,14 @@ impl Keeper {
     /// Writes until the sender of `changed` is gone and what it told of last is written.
     pub(crate) async fn run(self, mut changed: watch::Receiver<()>, mut shutdown: watch::Receiver<bool>) {
         let mut failing = false;
-        while changed.changed().await.is_ok() {
+        loop {
+            let told = match failing {
+                true => time::timeout(RETRY_INTERVAL, changed.changed()).await.unwrap_or(Ok(())),
+                false => changed.changed().await,
+            };
+            if told.is_err() {
+                return;
+            }
             failing = !self.write(failing).await;
             tokio::select! {
                 () = time::sleep(WRITE_INTERVAL) => {}
@@ -114,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_write_is_counted_and_the_next_change_is_written_again() {
+    async fn a_failed_write_is_counted_and_tried_again() {
         let outer = tempfile::tempdir().expect("dir");
         let (dir, aside) = (outer.path().join("data"), outer.path().join("aside"));
         let kept = keep(&dir);
@@ -123,8 +133,7 @@ mod tests {
         sleep(WRITE_INTERVAL * 2).await;
         assert_eq!((kept.metrics.disk_writes.get(), kept.metrics.disk_failures.get()), (0, 1));
         std::fs::rename(&aside, &dir).expect("renames");
-        kept.change(2);
-        sleep(WRITE_INTERVAL * 2).await;
+        sleep(RETRY_INTERVAL).await;
         assert_eq!((kept.metrics.disk_writes.get(), kept.metrics.disk_failures.get()), (1, 1));
         drop(kept.changed);
         kept.task.await.expect("no panic");
