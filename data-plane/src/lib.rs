@@ -3,12 +3,16 @@
 //! Request path: `listener` -> `client` -> `proxy` -> `route` -> `plugin` (request) -> `upstream` -> `plugin` (response)
 //! -> `telemetry::access_log`. Configuration path: `sync` -> `snapshot::compile` -> `publish` -> ACK.
 
+pub mod admin;
+pub mod app;
 pub mod canonical;
 mod client;
+pub mod disk;
 pub mod error;
 pub mod fields;
 mod forward;
 mod health;
+pub mod held;
 pub mod http1;
 mod listener;
 mod live;

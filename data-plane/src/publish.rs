@@ -47,6 +47,12 @@ impl Publisher {
         Self { cell, default_listen, threads, bound: Mutex::default(), addresses: RwLock::default() }
     }
 
+    /// Publishes for no workers.
+    #[cfg(test)]
+    pub fn for_cell(cell: Arc<SnapshotCell>) -> Self {
+        Self::new(cell, SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(Threads::none()))
+    }
+
     /// Where the present snapshot is.
     #[must_use]
     pub fn cell(&self) -> &Arc<SnapshotCell> {

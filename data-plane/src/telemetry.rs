@@ -1,4 +1,5 @@
 //! What the proxy tells of itself: metrics, access log, and the log of the process.
 
 pub mod access_log;
+pub mod log;
 pub mod metrics;

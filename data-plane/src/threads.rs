@@ -65,6 +65,12 @@ impl Threads {
         Ok(threads)
     }
 
+    /// No workers.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        Self { commands: Vec::new(), handles: Vec::new() }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -13,6 +13,9 @@ pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// The most bytes that one encoded resource may have, so that every resource fits a chunk.
 pub const RESOURCE_BYTES_MAX: usize = 512 << 10;
 
+/// The most bytes that are put into a chunk: what does not compress grows a little, and must still fit.
+const PLAIN_BYTES_MAX: usize = CHUNK_BYTES_MAX - (8 << 10);
+
 /// Fast, and already five to ten times smaller on typical routes.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -41,10 +44,10 @@ pub fn pack<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Result<Vec<Chu
     for change in changes {
         // Tag and length prefix of an element take at most 6 bytes at this size.
         let change_bytes = change.encoded_len() + 6;
-        if change_bytes > CHUNK_BYTES_MAX {
+        if change_bytes > PLAIN_BYTES_MAX {
             return Err(ChunkError::TooLarge);
         }
-        if set_bytes + change_bytes > CHUNK_BYTES_MAX {
+        if set_bytes + change_bytes > PLAIN_BYTES_MAX {
             chunks.push(compress(&set)?);
             set.changes.clear();
             set_bytes = 0;
@@ -100,6 +103,22 @@ mod tests {
         assert!(chunks.len() >= 5);
         let unpacked: Vec<_> = chunks.iter().flat_map(|chunk| unpack(chunk).expect("unpacks")).collect();
         assert_eq!(unpacked, changes);
+    }
+
+    #[test]
+    fn a_full_chunk_that_does_not_compress_still_fits() {
+        let mut noise = vec![0; PLAIN_BYTES_MAX / 2 - 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let half = |name: &str| Change { resource: Some(noise.clone().into()), ..change(name, 0) };
+        let mut other = half("b");
+        let mut more = noise.clone();
+        blake3::Hasher::new().update(b"other").finalize_xof().fill(&mut more);
+        other.resource = Some(more.into());
+        let changes = [half("a"), other];
+        let chunks = pack(&changes).expect("packs");
+        assert_eq!(chunks.len(), 1);
+        assert!(chunks[0].zstd.len() > PLAIN_BYTES_MAX - 100, "it did not compress");
+        assert_eq!(unpack(&chunks[0]).expect("unpacks"), changes);
     }
 
     #[test]

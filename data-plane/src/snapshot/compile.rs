@@ -23,7 +23,18 @@ impl Snapshot {
     /// # Errors
     /// Every fault, each naming its resource and field; `self` is untouched.
     pub fn compile(&self, revision: u64, changes: &[wire::Change]) -> Result<Self, Vec<wire::Fault>> {
-        let _ = changes;
-        Ok(Self { revision, ..self.clone() })
+        use prost::Message as _;
+        let malformed = |change: &&wire::Change| {
+            change.resource.as_ref().is_some_and(|bytes| wire::Resource::decode(bytes.as_ref()).is_err())
+        };
+        let fault = |change: &wire::Change| wire::Fault {
+            code: "RG0210".to_owned(),
+            kind: change.kind,
+            name: change.name.clone(),
+            message: "the resource cannot be decoded".to_owned(),
+            ..wire::Fault::default()
+        };
+        let faults: Vec<_> = changes.iter().filter(malformed).map(fault).collect();
+        if faults.is_empty() { Ok(Self { revision, ..self.clone() }) } else { Err(faults) }
     }
 }
