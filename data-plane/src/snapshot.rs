@@ -7,6 +7,7 @@
 
 pub mod compile;
 mod cow_map;
+pub mod fault;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,6 +20,18 @@ use crate::{plugin::Plugin, route::Router};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub u64);
 
+impl Id {
+    /// The id of the thing that `identity` tells apart from others of its `kind`.
+    #[must_use]
+    pub fn of(kind: &str, identity: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(kind.as_bytes()).update(&[0]).update(identity.as_bytes());
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(u64::from_le_bytes(bytes))
+    }
+}
+
 /// One whole configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -29,6 +42,19 @@ pub struct Snapshot {
     /// Every route, ready to be matched.
     pub router: Router,
     pub(crate) compiled: compile::Compiled,
+}
+
+impl Snapshot {
+    /// Every backend that a request may go to: the named ones and those written in place, in no particular order.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.compiled.backends()
+    }
+
+    /// How many routes there are.
+    #[must_use]
+    pub fn route_count(&self) -> usize {
+        self.router.route_count()
+    }
 }
 
 /// A socket that accepts clients.
