@@ -176,8 +176,19 @@ impl Tables {
         self.routes.values()
     }
 
-    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.routes.get(name)
+    /// Whether nothing is left of any route.
+    #[cfg(test)]
+    pub fn is_clean(&self) -> bool {
+        let any = &self.any;
+        self.routes.is_empty()
+            && self.exact.is_empty()
+            && self.wildcard.is_empty()
+            && self.wildcard_depths.is_empty()
+            && self.paths.is_empty()
+            && any.matches == 0
+            && any.exact_paths == 0
+            && any.prefix_depths.is_empty()
+            && any.regexes.is_none()
     }
 
     pub fn route_count(&self) -> usize {
