@@ -95,10 +95,10 @@ impl Plugin {
 }
 
 /// Compiles a configuration; "" stands for an empty one.
-fn read<T>(plugin: &wire::Plugin, faults: &mut Faults, compile: fn(Config<'_>, &mut Faults) -> T) -> Option<T> {
+fn read<T>(plugin: &wire::Plugin, faults: &mut Faults, compile: fn(&Config<'_>, &mut Faults) -> T) -> Option<T> {
     let text = if plugin.config_json.is_empty() { "{}" } else { &plugin.config_json };
     match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(value) => Config::object(&value, "config".to_owned(), faults).map(|config| compile(config, faults)),
+        Ok(value) => Config::object(&value, "config".to_owned(), faults).map(|config| compile(&config, faults)),
         Err(error) => {
             faults.add(fault::BAD_PLUGIN_CONFIG, "config", format_args!("the configuration is no JSON: {error}"));
             None

@@ -23,9 +23,9 @@ pub(super) struct Edit {
     add: Vec<Field>,
 }
 
-pub(super) fn compile(config: Config<'_>, faults: &mut Faults) -> Headers {
+pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Headers {
     config.only(&["request", "response"], faults);
-    Headers { request: edit(&config, "request", faults), response: edit(&config, "response", faults) }
+    Headers { request: edit(config, "request", faults), response: edit(config, "response", faults) }
 }
 
 fn edit(config: &Config<'_>, key: &str, faults: &mut Faults) -> Edit {

@@ -17,9 +17,9 @@ const STATUS: u16 = 200;
 
 const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
-pub(super) fn compile(config: Config<'_>, faults: &mut Faults) -> LocalResponse {
+pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> LocalResponse {
     config.only(&["status", "body", "headers", "content_type"], faults);
-    let status = status(&config, faults);
+    let status = status(config, faults);
     let body = config.text("body", faults).unwrap_or_default();
     if body.len() > BODY_BYTES_MAX {
         let message = format_args!("the body is {} bytes long; at most {BODY_BYTES_MAX} are allowed", body.len());
@@ -43,15 +43,13 @@ pub(super) fn compile(config: Config<'_>, faults: &mut Faults) -> LocalResponse 
                 "leave out one of them",
             );
         }
-        Some(content_type) => {
-            if config::check_value(content_type, &config.path("content_type"), faults) {
-                fields.append("content-type", content_type.as_bytes());
-            }
+        Some(content_type) if config::check_value(content_type, &config.path("content_type"), faults) => {
+            fields.append("content-type", content_type.as_bytes());
         }
         None if !body.is_empty() && fields.get("content-type").is_none() => {
             fields.append("content-type", CONTENT_TYPE.as_bytes());
         }
-        None => {}
+        Some(_) | None => {}
     }
     LocalResponse { status, fields, body: body.to_owned().into() }
 }

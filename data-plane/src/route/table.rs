@@ -6,18 +6,19 @@
 //! this depends on the number of routes. Regex paths are the exception: a host's are one set, tried after all else.
 
 mod leaf;
+mod regexes;
 mod segments;
 
 use std::{hash::Hash, sync::Arc};
 
 use hashbrown::{Equivalent, HashSet};
-use regex::{RegexSet, RegexSetBuilder};
 
 use self::{
     leaf::{Entry, Leaf},
+    regexes::Regexes,
     segments::{Depths, Segments},
 };
-use super::{Conditions, Host, Match, Matched, PathTest, RequestView, Route, condition};
+use super::{Conditions, Host, Match, Matched, PathTest, RequestView, Route};
 use crate::snapshot::{CowMap, Rule};
 
 /// The most matches that may differ only in their conditions: they are tried one after the other.
@@ -25,9 +26,6 @@ pub(crate) const MATCHES_PER_PATH_MAX: usize = 1000;
 
 /// The most regex paths that a host may have.
 pub(crate) const REGEXES_PER_HOST_MAX: usize = 1000;
-
-/// The most bytes that the regexes of a host may take together once compiled.
-const REGEX_SET_MEMORY_MAX: usize = 16 << 20;
 
 /// See the module documentation.
 #[derive(Clone, Debug, Default)]
@@ -54,16 +52,6 @@ struct HostEntry {
     exact_paths: usize,
     prefix_depths: Depths,
     regexes: Option<Arc<Regexes>>,
-}
-
-/// The regex paths of a host.
-#[derive(Clone, Debug, Default)]
-struct Regexes {
-    /// The regexes of `entries`, in the same order.
-    set: RegexSet,
-    /// Sorted by precedence.
-    entries: Leaf,
-    patterns: Vec<Arc<super::Pattern>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,10 +153,7 @@ impl Tables {
             }
             below = depth;
         }
-        let regexes = host.regexes.as_ref()?;
-        let matches = regexes.set.matches(request.path);
-        let rule = matches.iter().find_map(|index| regexes.entries.get(index)?.holds(request))?;
-        Some(Matched { rule, prefix_len: 0 })
+        host.regexes.as_ref()?.find(request)
     }
 
     /// Every route, in no particular order.
@@ -311,7 +296,7 @@ impl Tables {
             PathTest::Prefix(path) => (false, path),
             PathTest::Regex(_) => {
                 if let Some(regexes) = &mut host_entry.regexes {
-                    Arc::make_mut(regexes).entries.replace(entry);
+                    Arc::make_mut(regexes).replace(entry);
                 }
                 return;
             }
@@ -329,15 +314,10 @@ impl Tables {
         for host in std::mem::take(&mut self.dirty) {
             let Some(entry) = self.host_if_there(&host) else { continue };
             let Some(regexes) = &mut entry.regexes else { continue };
-            if regexes.entries.is_empty() {
+            if regexes.is_empty() {
                 entry.regexes = None;
-                continue;
-            }
-            let regexes = Arc::make_mut(regexes);
-            let texts = regexes.patterns.iter().map(|pattern| condition::whole(pattern.text()));
-            match RegexSetBuilder::new(texts).size_limit(REGEX_SET_MEMORY_MAX).build() {
-                Ok(set) => regexes.set = set,
-                Err(_) => too_large.push((host, regexes.entries.routes())),
+            } else if let Err(routes) = Arc::make_mut(regexes).build() {
+                too_large.push((host, routes));
             }
         }
         too_large
@@ -382,27 +362,6 @@ impl Tables {
 
 fn labels_of(host: &str) -> usize {
     host.split('.').count()
-}
-
-impl Regexes {
-    fn insert(&mut self, entry: Entry, pattern: &Arc<super::Pattern>) -> Result<(), ConflictKind> {
-        let same = |index: usize| self.patterns[index] == *pattern;
-        if let Some(other) = self.entries.clash_where(&entry, same) {
-            return Err(other);
-        }
-        if self.patterns.len() >= REGEXES_PER_HOST_MAX {
-            return Err(ConflictKind::TooMany);
-        }
-        let index = self.entries.insert(entry);
-        self.patterns.insert(index, Arc::clone(pattern));
-        Ok(())
-    }
-
-    fn remove(&mut self, entry: &Entry) {
-        if let Some(index) = self.entries.remove(entry) {
-            self.patterns.remove(index);
-        }
-    }
 }
 
 /// What the conditions of a match without any are.

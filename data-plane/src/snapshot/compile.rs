@@ -6,22 +6,25 @@
 //! so that one report has all faults; after a fault the half-made snapshot is dropped.
 
 mod backend;
+mod changes;
 mod links;
 mod listener;
+mod matches;
 mod rule;
 mod target;
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use prost::Message as _;
 use rustygate_proto::v1 as wire;
 
 pub(crate) use self::links::Inline;
-use self::links::Links;
+use self::{
+    changes::{Changes, decode},
+    links::Links,
+};
 use super::{Backend, CowMap, Snapshot, fault, fault::Faults};
 use crate::{
-    fields::is_field_value,
     plugin::Plugin,
     route::{Conflict, ConflictKind, Host, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX, Route},
 };
@@ -65,46 +68,6 @@ impl Snapshot {
         draft.add_routes(&changes.routes);
         draft.finish_regexes(&changes.routes);
         if draft.faults.is_empty() { Ok(draft.next) } else { Err(draft.faults.into_vec()) }
-    }
-}
-
-/// The changes by kind, each list sorted by name.
-#[derive(Default)]
-struct Changes<'a> {
-    listeners: Vec<&'a wire::Change>,
-    backends: Vec<&'a wire::Change>,
-    plugins: Vec<&'a wire::Change>,
-    routes: Vec<&'a wire::Change>,
-}
-
-impl<'a> Changes<'a> {
-    fn sort(changes: &'a [wire::Change], faults: &mut Faults) -> Self {
-        let mut sorted = Self::default();
-        for change in changes {
-            match change.kind() {
-                wire::Kind::Listener => sorted.listeners.push(change),
-                wire::Kind::Backend => sorted.backends.push(change),
-                wire::Kind::Plugin => sorted.plugins.push(change),
-                wire::Kind::Route => sorted.routes.push(change),
-                wire::Kind::Unspecified => {
-                    faults.enter(wire::Kind::Unspecified, &change.name);
-                    let message = format_args!("this version knows no resource of kind {}", change.kind);
-                    faults.add_with_hint(fault::UNREADABLE, "", message, "update this program, or remove the resource");
-                }
-            }
-        }
-        for list in [&mut sorted.listeners, &mut sorted.backends, &mut sorted.plugins, &mut sorted.routes] {
-            list.sort_by(|left, right| left.name.cmp(&right.name));
-            // Of equal names the sort kept the order: the last one stays.
-            list.dedup_by(|later, earlier| {
-                let same = later.name == earlier.name;
-                if same {
-                    *earlier = *later;
-                }
-                same
-            });
-        }
-        sorted
     }
 }
 
@@ -316,52 +279,6 @@ fn report(route: &Route, conflict: &Conflict, faults: &mut Faults) {
             faults.add_with_hint(fault::OUT_OF_BOUNDS, field, message, "tell them apart by path or host");
         }
     }
-}
-
-/// The resource of a change, if it is what the change says.
-fn decode(kind: wire::Kind, name: &str, bytes: &[u8], faults: &mut Faults) -> Option<wire::resource::Kind> {
-    if let Err(message) = check_name(name) {
-        faults.add(fault::BAD_VALUE, "name", message);
-    }
-    let resource = match wire::Resource::decode(bytes) {
-        Ok(resource) => resource,
-        Err(error) => {
-            faults.add(fault::UNREADABLE, "", format_args!("the resource does not decode: {error}"));
-            return None;
-        }
-    };
-    match resource.key() {
-        None => {
-            let hint = "update this program, or remove the resource";
-            faults.add_with_hint(
-                fault::UNREADABLE,
-                "",
-                "the resource is of a kind that this version does not know",
-                hint,
-            );
-        }
-        Some(key) if key != (kind, name) => {
-            let (found, found_name) = (key.0.noun(), key.1);
-            let message = format_args!("the resource is {found} {found_name:?}, not {} {name:?}", kind.noun());
-            faults.add(fault::UNREADABLE, "", message);
-        }
-        Some(_) => {}
-    }
-    resource.kind
-}
-
-/// Names go into header fields, logs and URLs of the console.
-fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("the name is empty".to_owned());
-    }
-    if name.len() > NAME_BYTES_MAX {
-        return Err(format!("the name is {} bytes long; at most {NAME_BYTES_MAX} are allowed", name.len()));
-    }
-    if !is_field_value(name.as_bytes()) || name.chars().any(char::is_control) {
-        return Err("the name has a control character, or white space at an end".to_owned());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
