@@ -56,34 +56,46 @@ struct HostEntry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PathKey {
-    host: u64,
-    exact: bool,
+    place: Place,
     path: Arc<str>,
 }
 
 #[derive(Clone, Copy)]
 struct PathQuery<'a> {
-    host: u64,
-    exact: bool,
+    place: Place,
     path: &'a str,
+}
+
+/// Number of the host, and in the lowest bit whether the path is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place(u64);
+
+impl HostEntry {
+    fn exact(&self) -> Place {
+        Place(self.number << 1 | 1)
+    }
+
+    fn prefix(&self) -> Place {
+        Place(self.number << 1)
+    }
 }
 
 impl Hash for PathKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        PathQuery { host: self.host, exact: self.exact, path: &self.path }.hash(state);
+        PathQuery { place: self.place, path: &self.path }.hash(state);
     }
 }
 
 impl Hash for PathQuery<'_> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         state.write(self.path.as_bytes());
-        state.write_u64(self.host << 1 | u64::from(self.exact));
+        self.place.hash(state);
     }
 }
 
 impl Equivalent<PathKey> for PathQuery<'_> {
     fn equivalent(&self, key: &PathKey) -> bool {
-        self.host == key.host && self.exact == key.exact && *self.path == *key.path
+        self.place == key.place && *self.path == *key.path
     }
 }
 
@@ -137,18 +149,17 @@ impl Tables {
         segments: &Segments<'_>,
         request: &RequestView<'_>,
     ) -> Option<Matched<'s>> {
-        let probe = |exact, path| -> Option<&'s Arc<Rule>> {
-            self.paths.get(&PathQuery { host: host.number, exact, path })?.first(request)
-        };
+        let probe =
+            |place, path| -> Option<&'s Arc<Rule>> { self.paths.get(&PathQuery { place, path })?.first(request) };
         if host.exact_paths > 0
-            && let Some(rule) = probe(true, request.path)
+            && let Some(rule) = probe(host.exact(), request.path)
         {
             return Some(Matched { rule, prefix_len: 0 });
         }
         let mut below = segments.depth() + 1;
         while let Some(depth) = host.prefix_depths.highest_below(below) {
             let prefix = segments.prefix(depth);
-            if let Some(rule) = probe(false, prefix) {
+            if let Some(rule) = probe(host.prefix(), prefix) {
                 return Some(Matched { rule, prefix_len: prefix.len() });
             }
             below = depth;
@@ -202,14 +213,14 @@ impl Tables {
         let entry = Entry::new(rule, path_match);
         let host_entry = self.host_mut(host);
         host_entry.matches += 1;
-        let (exact, path) = match &path_match.path {
+        let (place, path) = match &path_match.path {
             PathTest::Exact(path) => {
                 host_entry.exact_paths += 1;
-                (true, path)
+                (host_entry.exact(), path)
             }
             PathTest::Prefix(path) => {
                 host_entry.prefix_depths.add(segments::depth_of(path));
-                (false, path)
+                (host_entry.prefix(), path)
             }
             PathTest::Regex(pattern) => {
                 let regexes = Arc::make_mut(host_entry.regexes.get_or_insert_default());
@@ -218,7 +229,7 @@ impl Tables {
                 return Ok(());
             }
         };
-        let key = PathKey { host: host_entry.number, exact, path: Arc::clone(path) };
+        let key = PathKey { place, path: Arc::clone(path) };
         let leaf = self.paths.get_or_insert_with(key, Leaf::default);
         if let Some(other) = leaf.clash(&entry) {
             return Err(other);
@@ -250,11 +261,11 @@ impl Tables {
         let query = match path {
             PathTest::Exact(path) => {
                 host_entry.exact_paths -= 1;
-                Some(PathQuery { host: host_entry.number, exact: true, path })
+                Some(PathQuery { place: host_entry.exact(), path })
             }
             PathTest::Prefix(path) => {
                 host_entry.prefix_depths.remove(segments::depth_of(path));
-                Some(PathQuery { host: host_entry.number, exact: false, path })
+                Some(PathQuery { place: host_entry.prefix(), path })
             }
             PathTest::Regex(_) => {
                 if let Some(regexes) = &mut host_entry.regexes {
@@ -291,9 +302,9 @@ impl Tables {
 
     fn replace_rule(&mut self, host: &Host, entry: &Entry, path: &PathTest) {
         let host_entry = self.host_mut(host);
-        let (exact, path) = match path {
-            PathTest::Exact(path) => (true, path),
-            PathTest::Prefix(path) => (false, path),
+        let (place, path) = match path {
+            PathTest::Exact(path) => (host_entry.exact(), path),
+            PathTest::Prefix(path) => (host_entry.prefix(), path),
             PathTest::Regex(_) => {
                 if let Some(regexes) = &mut host_entry.regexes {
                     Arc::make_mut(regexes).replace(entry);
@@ -301,7 +312,7 @@ impl Tables {
                 return;
             }
         };
-        let query = PathQuery { host: host_entry.number, exact, path };
+        let query = PathQuery { place, path };
         if let Some(leaf) = self.paths.get_mut(&query) {
             leaf.replace(entry);
         }

@@ -6,6 +6,9 @@
 //! number of entries: when shards get too full or too empty on average, all are rebuilt, which the changes that led
 //! there have paid for.
 //!
+//! A shard is one flat array with open addressing, and each slot has the hash of its key: in a large map every
+//! step to other memory is a cache miss, and this way a lookup takes two, to the slot and to the text of the key.
+//!
 //! The hash has a fixed seed, so that building is pure: keys come from the configuration, and what a client asks
 //! for is always compared in full.
 
@@ -15,10 +18,7 @@ use std::{
 };
 
 use foldhash::quality::FixedState;
-use hashbrown::{
-    Equivalent, HashTable,
-    hash_table::Entry::{Occupied, Vacant},
-};
+use hashbrown::Equivalent;
 
 /// Shards are rebuilt when they have more entries than this on average ...
 const ENTRIES_PER_SHARD_MAX: usize = 64;
@@ -29,17 +29,32 @@ const ENTRIES_PER_SHARD_MIN: usize = 4;
 /// ... to have about this many.
 const ENTRIES_PER_SHARD: usize = 16;
 
+const SLOTS_MIN: usize = 8;
+
 const HASHER: FixedState = FixedState::with_seed(0x5275_7374_7947_6174);
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
 pub struct CowMap<K, V> {
     /// A power of two of them, or none.
-    shards: Vec<Arc<Shard<K, V>>>,
+    shards: Vec<Shard<K, V>>,
     len: usize,
 }
 
-type Shard<K, V> = HashTable<(K, V)>;
+#[derive(Clone, Debug)]
+struct Shard<K, V> {
+    /// A power of two of them, an eighth of them empty. An entry is in the first slot that was free from the one on
+    /// that its hash names, so a search may end at an empty slot.
+    slots: Arc<[Option<Slot<K, V>>]>,
+    len: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Slot<K, V> {
+    hash: u64,
+    key: K,
+    value: V,
+}
 
 impl<K, V> Default for CowMap<K, V> {
     fn default() -> Self {
@@ -47,7 +62,7 @@ impl<K, V> Default for CowMap<K, V> {
     }
 }
 
-impl<K: Hash + Eq, V> CowMap<K, V> {
+impl<K, V> CowMap<K, V> {
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -63,42 +78,50 @@ impl<K: Hash + Eq, V> CowMap<K, V> {
     /// The value of a key.
     #[must_use]
     pub fn get<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<&V> {
-        if self.len == 0 {
-            return None;
-        }
-        let hash = HASHER.hash_one(key);
-        let shard = &self.shards[shard_of(hash, self.shards.len())];
-        shard.find(hash, |(candidate, _)| key.equivalent(candidate)).map(|(_, value)| value)
+        let place = self.place(key)?;
+        self.shards[place.shard].slots[place.slot].as_ref().map(|slot| &slot.value)
     }
 
     /// Whether there is such a key.
     #[must_use]
     pub fn contains<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> bool {
-        self.get(key).is_some()
+        self.place(key).is_some()
     }
 
     /// Every entry, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.shards.iter().flat_map(|shard| shard.iter()).map(|(key, value)| (key, value))
+        self.shards.iter().flat_map(|shard| shard.slots.iter().flatten()).map(|slot| (&slot.key, &slot.value))
     }
 
     /// Every value, in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
+
+    fn place<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<Place> {
+        if self.len == 0 {
+            return None;
+        }
+        let hash = HASHER.hash_one(key);
+        let shard = shard_of(hash, self.shards.len());
+        let slot = self.shards[shard].find(hash, key)?;
+        Some(Place { shard, slot })
+    }
+}
+
+/// Where an entry is.
+struct Place {
+    shard: usize,
+    slot: usize,
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
     /// The value of a key, to be changed.
     pub fn get_mut<Q: Hash + Equivalent<K> + ?Sized>(&mut self, key: &Q) -> Option<&mut V> {
-        // Looked up before the shard is made ours, so that a miss copies nothing.
-        if !self.contains(key) {
-            return None;
-        }
-        let hash = HASHER.hash_one(key);
-        let index = shard_of(hash, self.shards.len());
-        let shard = Arc::make_mut(&mut self.shards[index]);
-        shard.find_mut(hash, |(candidate, _)| key.equivalent(candidate)).map(|(_, value)| value)
+        // Only then is the shard made ours, so that a miss copies nothing.
+        let place = self.place(key)?;
+        let slots = Arc::make_mut(&mut self.shards[place.shard].slots);
+        slots[place.slot].as_mut().map(|slot| &mut slot.value)
     }
 
     /// The value of a key, to be changed; `make` makes it if there is none.
@@ -107,17 +130,21 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
             self.rebuild();
         }
         let hash = HASHER.hash_one(&key);
-        let index = shard_of(hash, self.shards.len());
-        let shard = Arc::make_mut(&mut self.shards[index]);
-        let entry = shard.entry(hash, |(candidate, _)| *candidate == key, |(key, _)| HASHER.hash_one(key));
-        let entry = match entry {
-            Occupied(entry) => entry,
-            Vacant(entry) => {
+        let shard = shard_of(hash, self.shards.len());
+        let shard = &mut self.shards[shard];
+        let index = match shard.find(hash, &key) {
+            Some(index) => index,
+            None => {
                 self.len += 1;
-                entry.insert((key, make()))
+                shard.make_room();
+                shard.free(hash)
             }
         };
-        &mut entry.into_mut().1
+        let slot = &mut Arc::make_mut(&mut shard.slots)[index];
+        if slot.is_none() {
+            shard.len += 1;
+        }
+        &mut slot.get_or_insert_with(|| Slot { hash, key, value: make() }).value
     }
 
     /// Sets the value of a key; returns the old one.
@@ -131,14 +158,8 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
 
     /// Removes a key; returns its value.
     pub fn remove<Q: Hash + Equivalent<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
-        if !self.contains(key) {
-            return None;
-        }
-        let hash = HASHER.hash_one(key);
-        let index = shard_of(hash, self.shards.len());
-        let shard = Arc::make_mut(&mut self.shards[index]);
-        let entry = shard.find_entry(hash, |(candidate, _)| key.equivalent(candidate)).ok()?;
-        let ((_, value), _) = entry.remove();
+        let place = self.place(key)?;
+        let value = self.shards[place.shard].remove(place.slot)?;
         self.len -= 1;
         if self.shards.len() > 1 && self.len < self.shards.len() * ENTRIES_PER_SHARD_MIN {
             self.rebuild();
@@ -148,21 +169,102 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
 
     fn rebuild(&mut self) {
         let count = self.len.div_ceil(ENTRIES_PER_SHARD).max(1).next_power_of_two();
-        let mut shards: Vec<Shard<K, V>> = (0..count).map(|_| HashTable::new()).collect();
+        let mut entries: Vec<Vec<Slot<K, V>>> = (0..count).map(|_| Vec::new()).collect();
         for shard in std::mem::take(&mut self.shards) {
-            for (key, value) in Arc::unwrap_or_clone(shard) {
-                let hash = HASHER.hash_one(&key);
-                shards[shard_of(hash, count)].insert_unique(hash, (key, value), |(key, _)| HASHER.hash_one(key));
-            }
+            shard.into_entries().for_each(|slot| entries[shard_of(slot.hash, count)].push(slot));
         }
-        self.shards = shards.into_iter().map(Arc::new).collect();
+        self.shards = entries
+            .into_iter()
+            .map(|entries| {
+                let count = (entries.len() + 1) * 8 / 7 + 1;
+                Shard::with_slots(count.next_power_of_two().max(SLOTS_MIN), entries.into_iter())
+            })
+            .collect();
     }
 }
 
-/// From bits that the table within the shard does not look at: it uses the lowest and the highest.
+impl<K, V> Shard<K, V> {
+    fn find<Q: Equivalent<K> + ?Sized>(&self, hash: u64, key: &Q) -> Option<usize> {
+        let mask = self.slots.len() - 1;
+        let mut index = slot_of(hash, mask);
+        loop {
+            let slot = self.slots[index].as_ref()?;
+            if slot.hash == hash && key.equivalent(&slot.key) {
+                return Some(index);
+            }
+            index = (index + 1) & mask;
+        }
+    }
+
+    /// The first empty slot for an entry of that hash.
+    fn free(&self, hash: u64) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut index = slot_of(hash, mask);
+        while self.slots[index].is_some() {
+            index = (index + 1) & mask;
+        }
+        index
+    }
+}
+
+impl<K: Clone, V: Clone> Shard<K, V> {
+    fn with_slots(count: usize, entries: impl Iterator<Item = Slot<K, V>>) -> Self {
+        let mut slots: Vec<_> = (0..count).map(|_| None).collect();
+        let mut len = 0;
+        for entry in entries {
+            let mut index = slot_of(entry.hash, count - 1);
+            while slots[index].is_some() {
+                index = (index + 1) & (count - 1);
+            }
+            slots[index] = Some(entry);
+            len += 1;
+        }
+        Self { slots: slots.into(), len }
+    }
+
+    fn into_entries(mut self) -> impl Iterator<Item = Slot<K, V>> {
+        Arc::make_mut(&mut self.slots).iter_mut().filter_map(Option::take).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Makes sure that one more entry leaves enough slots empty.
+    fn make_room(&mut self) {
+        if (self.len + 1) * 8 <= self.slots.len() * 7 {
+            return;
+        }
+        let empty = Self { slots: Arc::from([]), len: 0 };
+        let count = self.slots.len() * 2;
+        *self = Self::with_slots(count, std::mem::replace(self, empty).into_entries());
+    }
+
+    /// Empties a slot, and moves up those behind it that would not be found any more.
+    fn remove(&mut self, index: usize) -> Option<V> {
+        let slots = Arc::make_mut(&mut self.slots);
+        let removed = slots[index].take()?;
+        self.len -= 1;
+        let mask = slots.len() - 1;
+        let (mut hole, mut next) = (index, (index + 1) & mask);
+        while let Some(slot) = &slots[next] {
+            let wanted = slot_of(slot.hash, mask);
+            // It may move to the hole if that lies between where it would be and where it is.
+            if (next.wrapping_sub(wanted) & mask) >= (next.wrapping_sub(hole) & mask) {
+                slots.swap(hole, next);
+                hole = next;
+            }
+            next = (next + 1) & mask;
+        }
+        Some(removed.value)
+    }
+}
+
+/// From bits that [`slot_of`] does not look at.
 #[allow(clippy::cast_possible_truncation, reason = "only the low bits count")]
 fn shard_of(hash: u64, count: usize) -> usize {
-    (hash >> 24) as usize & (count - 1)
+    (hash >> 32) as usize & (count - 1)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "only the low bits count")]
+fn slot_of(hash: u64, mask: usize) -> usize {
+    hash as usize & mask
 }
 
 #[cfg(test)]
@@ -241,7 +343,8 @@ mod tests {
         map.insert(77, 0);
         map.remove(&77);
         assert!(map.get_mut(&1_000_000).is_none());
-        let copied = map.shards.iter().zip(&old.shards).filter(|(new, old)| !Arc::ptr_eq(new, old)).count();
+        let copied =
+            map.shards.iter().zip(&old.shards).filter(|(new, old)| !Arc::ptr_eq(&new.slots, &old.slots)).count();
         assert_eq!(copied, 1);
         assert_eq!(old.get(&77), Some(&77));
     }
@@ -253,7 +356,7 @@ mod tests {
             map.insert(key, ());
         }
         assert!(map.len() <= map.shards.len() * ENTRIES_PER_SHARD_MAX);
-        let fullest = map.shards.iter().map(|shard| shard.len()).max();
+        let fullest = map.shards.iter().map(|shard| shard.len).max();
         assert!(fullest < Some(3 * ENTRIES_PER_SHARD_MAX), "{fullest:?}");
         for key in 0..9_990_u32 {
             map.remove(&key);
