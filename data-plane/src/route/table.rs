@@ -48,8 +48,8 @@ pub(crate) struct Tables {
 struct HostEntry {
     number: u64,
     /// Matches on this host, of any kind; the host is dropped with its last.
-    matches: usize,
-    exact_paths: usize,
+    matches: u32,
+    exact_paths: u32,
     prefix_depths: Depths,
     regexes: Option<Arc<Regexes>>,
 }

@@ -58,8 +58,8 @@ fn ends_of(path: &str) -> impl Iterator<Item = usize> {
 pub(super) struct Depths {
     /// Bit n for the number n; the last bit for all from there on.
     mask: u64,
-    /// (number, how often), sorted.
-    counts: Vec<(usize, usize)>,
+    /// (number, how often), sorted. Boxed to keep the entry of a host small.
+    counts: Box<[(usize, usize)]>,
 }
 
 const LAST_BIT: usize = 63;
@@ -90,7 +90,11 @@ impl Depths {
     pub fn add(&mut self, depth: usize) {
         match self.counts.binary_search_by_key(&depth, |(depth, _)| *depth) {
             Ok(index) => self.counts[index].1 += 1,
-            Err(index) => self.counts.insert(index, (depth, 1)),
+            Err(index) => {
+                let mut counts = std::mem::take(&mut self.counts).into_vec();
+                counts.insert(index, (depth, 1));
+                self.counts = counts.into();
+            }
         }
         self.mask |= 1 << depth.min(LAST_BIT);
     }
@@ -99,9 +103,11 @@ impl Depths {
         let Ok(index) = self.counts.binary_search_by_key(&depth, |(depth, _)| *depth) else { return };
         self.counts[index].1 -= 1;
         if self.counts[index].1 == 0 {
-            self.counts.remove(index);
+            let mut counts = std::mem::take(&mut self.counts).into_vec();
+            counts.remove(index);
+            self.counts = counts.into();
+            self.mask = self.counts.iter().fold(0, |mask, (depth, _)| mask | 1 << (*depth).min(LAST_BIT));
         }
-        self.mask = self.counts.iter().fold(0, |mask, (depth, _)| mask | 1 << (*depth).min(LAST_BIT));
     }
 }
 
