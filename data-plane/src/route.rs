@@ -1,15 +1,31 @@
 //! Pure matching: which rule gets a request. No I/O, no clock, no async, no globals.
+//!
+//! Precedence is that of HTTPRoute in the Gateway API: the most specific host (exact, then the longest
+//! wildcard, then any), and within it the exact path, the longest prefix, a regex; then a condition on the method,
+//! more conditions on headers, more on query parameters, and the route's name. A host none of whose
+//! matches holds gives way to the next less specific one.
+//!
+//! [`table`] finds the rule in a few hash probes, however many routes there are; [`explain`] is a slow
+//! second implementation that says why, and that the first is tested against.
 
-use std::sync::Arc;
+mod condition;
+mod explain;
+mod table;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use rustygate_proto::v1 as wire;
 
+pub(crate) use self::{
+    condition::{Conditions, Pattern, ValueCondition, ValueTest},
+    table::{Conflict, ConflictKind, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX},
+};
 use crate::{fields::Fields, snapshot::Rule};
 
 /// What a route can see of a request: the one canonical view.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
-    /// Name of the listener that it came in by.
+    /// Name of the listener that it came in by; "" stands for any of them.
     pub listener: &'a str,
     /// As the client sent it; methods are case-sensitive.
     pub method: &'a str,
@@ -34,20 +50,96 @@ pub struct Matched<'s> {
 
 /// Every route, ready to be matched.
 #[derive(Clone, Debug, Default)]
-pub struct Router {}
+pub struct Router {
+    tables: table::Tables,
+}
+
+/// A route with its matches, as the tables are filled from and emptied by.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub name: Arc<str>,
+    /// Never empty: [`Host::Any`] if the route names none.
+    pub hosts: Box<[Host]>,
+    /// Names of listeners; empty means all.
+    pub listeners: BTreeSet<Arc<str>>,
+    pub rules: Box<[RouteRule]>,
+    /// Keys of the inline backends that the rules use, once for each use.
+    pub inline: Box<[Arc<str>]>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct RouteRule {
+    pub rule: Arc<Rule>,
+    /// Never empty.
+    pub matches: Box<[Match]>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Match {
+    /// Its place in the rule, from 0.
+    pub index: u32,
+    pub path: PathTest,
+    /// `None` if there are none beyond host and path.
+    pub conditions: Option<Arc<Conditions>>,
+}
+
+/// The hosts that a match is for, from the most specific.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Host {
+    Exact(Arc<str>),
+    /// What comes after the "*.".
+    Wildcard(Arc<str>),
+    Any,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum PathTest {
+    Exact(Arc<str>),
+    /// Without a slash at its end, so "" is the root and holds for every path.
+    Prefix(Arc<str>),
+    Regex(Arc<Pattern>),
+}
 
 impl Router {
     /// The rule for a request, by the precedence of the Gateway API.
     #[must_use]
     pub fn find(&self, request: &RequestView<'_>) -> Option<Matched<'_>> {
-        let _ = request;
-        None
+        self.tables.find(request)
     }
 
-    /// Every match of every route in order of precedence, and the first condition of each that does not hold.
+    /// Every match of every route in order of precedence, and the first condition of each that does not hold. Of
+    /// more than `candidates_max`, the nearest to holding; the winner, if there is one, is always among them.
     #[must_use]
     pub fn explain(&self, request: &RequestView<'_>, candidates_max: usize) -> Vec<wire::Candidate> {
-        let _ = (request, candidates_max);
-        Vec::new()
+        explain::explain(self.tables.routes(), request, candidates_max)
+    }
+
+    /// How many routes there are.
+    #[must_use]
+    pub fn route_count(&self) -> usize {
+        self.tables.route_count()
+    }
+
+    /// Whether there is a route of that name.
+    #[must_use]
+    pub fn has_route(&self, name: &str) -> bool {
+        self.tables.has_route(name)
+    }
+
+    /// How many matches there are in all.
+    #[must_use]
+    pub fn match_count(&self) -> usize {
+        self.tables.routes().flat_map(|route| &route.rules).map(|rule| rule.matches.len()).sum()
+    }
+
+    pub(crate) fn tables(&self) -> &table::Tables {
+        &self.tables
+    }
+
+    pub(crate) fn tables_mut(&mut self) -> &mut table::Tables {
+        &mut self.tables
     }
 }
+
+#[cfg(test)]
+mod tests;

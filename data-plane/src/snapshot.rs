@@ -7,6 +7,7 @@
 
 pub mod compile;
 mod cow_map;
+pub mod fault;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,6 +19,18 @@ use crate::{plugin::Plugin, route::Router};
 /// Identifies live state over pushes: the same thing has the same id in every snapshot and every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub u64);
+
+impl Id {
+    /// The id of the thing that `identity` tells apart from others of its `kind`.
+    #[must_use]
+    pub fn of(kind: &str, identity: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(kind.as_bytes()).update(&[0]).update(identity.as_bytes());
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(u64::from_le_bytes(bytes))
+    }
+}
 
 /// One whole configuration.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +48,18 @@ impl Snapshot {
     /// Whether there is a route of that name.
     #[must_use]
     pub fn has_route(&self, name: &str) -> bool {
-        self.compiled.has_route(name)
+        self.router.has_route(name)
+    }
+
+    /// Every backend that a request may go to: the named ones and those written in place, in no particular order.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.compiled.backends()
+    }
+
+    /// How many routes there are.
+    #[must_use]
+    pub fn route_count(&self) -> usize {
+        self.router.route_count()
     }
 }
 

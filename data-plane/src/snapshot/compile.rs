@@ -1,40 +1,285 @@
-//! Wire -> [`Snapshot`]; the only file that reads route, backend, plugin and listener messages.
+//! Wire -> [`Snapshot`]; the only file (with those below it) that reads route, backend, plugin and listener messages.
+//!
+//! The next snapshot starts as a clone of this one, which shares everything; the changes are then made to it in
+//! this order: listeners, backends, plugins, and routes, which link to the others. A changed backend or plugin
+//! is put into the unchanged routes that use it. Whatever is wrong with one resource, the others are still read,
+//! so that one report has all faults; after a fault the half-made snapshot is dropped.
 
+mod backend;
+mod changes;
+mod links;
+mod listener;
+mod matches;
+mod rule;
+mod target;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
 use rustygate_proto::v1 as wire;
 
-use super::Snapshot;
+pub(crate) use self::links::Inline;
+use self::{
+    changes::{Changes, decode},
+    links::Links,
+};
+use super::{Backend, CowMap, Snapshot, fault, fault::Faults};
+use crate::{
+    plugin::Plugin,
+    route::{Conflict, ConflictKind, Host, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX, Route},
+};
+
+/// The most bytes that a name of anything has.
+pub const NAME_BYTES_MAX: usize = 253;
+
+/// How many users of a removed resource are named.
+const USERS_NAMED_MAX: usize = 5;
 
 /// What compiling the next snapshot needs from this one besides what the request path sees.
 #[derive(Clone, Debug, Default)]
-pub struct Compiled {}
+pub struct Compiled {
+    pub(crate) backends: CowMap<Arc<str>, Arc<Backend>>,
+    pub(crate) plugins: CowMap<Arc<str>, Arc<Plugin>>,
+    /// Backends that routes have in place, by canonical URL.
+    pub(crate) inline: CowMap<Arc<str>, Inline>,
+}
 
 impl Compiled {
-    /// Whether there is a route of that name.
-    pub fn has_route(&self, name: &str) -> bool {
-        let _ = name;
-        true
+    pub(super) fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.values().chain(self.inline.values().map(|inline| &inline.backend))
     }
 }
 
 impl Snapshot {
     /// The snapshot after `changes`, at `revision`. Pure, and its cost grows with the changes, not with the
-    /// whole.
+    /// whole. Of several changes of one resource the last counts; to remove what is not there is no fault.
     ///
     /// # Errors
     /// Every fault, each naming its resource and field; `self` is untouched.
     pub fn compile(&self, revision: u64, changes: &[wire::Change]) -> Result<Self, Vec<wire::Fault>> {
-        use prost::Message as _;
-        let malformed = |change: &&wire::Change| {
-            change.resource.as_ref().is_some_and(|bytes| wire::Resource::decode(bytes.as_ref()).is_err())
-        };
-        let fault = |change: &wire::Change| wire::Fault {
-            code: "RG0210".to_owned(),
-            kind: change.kind,
-            name: change.name.clone(),
-            message: "the resource cannot be decoded".to_owned(),
-            ..wire::Fault::default()
-        };
-        let faults: Vec<_> = changes.iter().filter(malformed).map(fault).collect();
-        if faults.is_empty() { Ok(Self { revision, ..self.clone() }) } else { Err(faults) }
+        let mut draft =
+            Draft { next: Self { revision, ..self.clone() }, faults: Faults::default(), touched: Touched::default() };
+        let changes = Changes::sort(changes, &mut draft.faults);
+        draft.change_listeners(&changes.listeners);
+        draft.change_backends(&changes.backends);
+        draft.change_plugins(&changes.plugins);
+        draft.remove_routes(&changes.routes);
+        draft.relink_routes();
+        draft.add_routes(&changes.routes);
+        draft.finish_regexes(&changes.routes);
+        if draft.faults.is_empty() { Ok(draft.next) } else { Err(draft.faults.into_vec()) }
     }
 }
+
+/// The next snapshot in the making.
+struct Draft<'a> {
+    next: Snapshot,
+    faults: Faults,
+    touched: Touched<'a>,
+}
+
+/// What the changes did to what routes link to.
+#[derive(Default)]
+struct Touched<'a> {
+    /// Upserted, but faulty: routes that link to it are not at fault. By (kind, name).
+    broken: hashbrown::HashSet<(wire::Kind, &'a str)>,
+    /// Those that were there before: the new one, or `None` if removed.
+    listeners: HashMap<&'a str, Option<()>>,
+    backends: HashMap<&'a str, Option<Arc<Backend>>>,
+    plugins: HashMap<&'a str, Option<Arc<Plugin>>>,
+}
+
+impl<'a> Draft<'a> {
+    fn change_listeners(&mut self, changes: &[&'a wire::Change]) {
+        for change in changes {
+            self.next.listeners.retain(|listener| *listener.name != *change.name);
+            let Some(resource) = self.read(wire::Kind::Listener, change) else {
+                self.touched.listeners.insert(&change.name, None);
+                continue;
+            };
+            let Some(wire::resource::Kind::Listener(message)) = resource else { continue };
+            match listener::compile(&message, &mut self.faults) {
+                Some(listener) => self.next.listeners.push(Arc::new(listener)),
+                None => drop(self.touched.broken.insert((wire::Kind::Listener, &change.name))),
+            }
+        }
+        self.next.listeners.sort_by(|left, right| left.name.cmp(&right.name));
+        listener::check_all(&self.next.listeners, changes, &mut self.faults);
+    }
+
+    fn change_backends(&mut self, changes: &[&'a wire::Change]) {
+        for change in changes {
+            let old = self.next.compiled.backends.remove(change.name.as_str());
+            let new = match self.read(wire::Kind::Backend, change) {
+                Some(Some(wire::resource::Kind::Backend(message))) => {
+                    let backend = backend::compile(&message, &mut self.faults).map(Arc::new);
+                    if backend.is_none() {
+                        self.touched.broken.insert((wire::Kind::Backend, &change.name));
+                    }
+                    backend
+                }
+                Some(_) => continue,
+                None => None,
+            };
+            if let Some(backend) = &new {
+                self.next.compiled.backends.insert(Arc::clone(&backend.name), Arc::clone(backend));
+            }
+            if old.is_some() {
+                self.touched.backends.insert(&change.name, new);
+            }
+        }
+    }
+
+    fn change_plugins(&mut self, changes: &[&'a wire::Change]) {
+        for change in changes {
+            let old = self.next.compiled.plugins.remove(change.name.as_str());
+            let new = match self.read(wire::Kind::Plugin, change) {
+                Some(Some(wire::resource::Kind::Plugin(message))) => match Plugin::compile(&message) {
+                    Ok(plugin) => Some(Arc::new(plugin)),
+                    Err(faults) => {
+                        self.faults.extend(faults);
+                        self.touched.broken.insert((wire::Kind::Plugin, &change.name));
+                        None
+                    }
+                },
+                Some(_) => continue,
+                None => None,
+            };
+            if let Some(plugin) = &new {
+                self.next.compiled.plugins.insert(change.name.as_str().into(), Arc::clone(plugin));
+            }
+            if old.is_some() {
+                self.touched.plugins.insert(&change.name, new);
+            }
+        }
+    }
+
+    /// `None` if the change removes its resource; `Some(None)` if it is faulty, which is then marked and reported.
+    fn read(&mut self, kind: wire::Kind, change: &'a wire::Change) -> Option<Option<wire::resource::Kind>> {
+        let bytes = change.resource.as_ref()?;
+        self.faults.enter(kind, &change.name);
+        let before = self.faults.count();
+        let resource = decode(kind, &change.name, bytes, &mut self.faults);
+        if self.faults.count() > before {
+            self.touched.broken.insert((kind, &change.name));
+            return Some(None);
+        }
+        Some(resource)
+    }
+
+    /// Removes the routes that the changes remove or put anew.
+    fn remove_routes(&mut self, changes: &[&wire::Change]) {
+        for change in changes {
+            if let Some(route) = self.next.router.tables_mut().remove(&change.name) {
+                for url in &route.inline {
+                    links::release(&mut self.next.compiled.inline, url);
+                }
+            }
+        }
+    }
+
+    /// Puts changed backends and plugins into the unchanged routes that use them, and refuses to remove what those
+    /// still use.
+    fn relink_routes(&mut self) {
+        if self.touched.backends.is_empty() && self.touched.plugins.is_empty() && self.touched.listeners.is_empty() {
+            return;
+        }
+        let mut missed: std::collections::BTreeMap<(i32, &str), Vec<Arc<str>>> = std::collections::BTreeMap::new();
+        let mut relinked = Vec::new();
+        for route in self.next.router.tables().routes() {
+            let uses = links::uses(route, &self.touched);
+            for (kind, name) in &uses.missing {
+                missed.entry((i32::from(*kind), name)).or_default().push(Arc::clone(&route.name));
+            }
+            if uses.changed && uses.missing.is_empty() {
+                relinked.push(Arc::new(links::relink(route, &self.touched)));
+            }
+        }
+        for route in relinked {
+            self.next.router.tables_mut().replace_rules(&route);
+        }
+        for ((kind, name), mut users) in missed {
+            users.sort_unstable();
+            let kind = wire::Kind::try_from(kind).unwrap_or_default();
+            self.faults.enter(kind, name);
+            let message = format!("{} {name:?} is still used by {}", kind.noun(), name_users(&users));
+            self.faults.add_with_hint(fault::STILL_USED, "", message, "change or remove these routes first");
+        }
+    }
+
+    fn add_routes(&mut self, changes: &[&'a wire::Change]) {
+        for change in changes {
+            let Some(Some(wire::resource::Kind::Route(message))) = self.read(wire::Kind::Route, change) else {
+                continue;
+            };
+            let links = &mut Links {
+                listeners: &self.next.listeners,
+                compiled: &mut self.next.compiled,
+                touched: &self.touched,
+                faults: &mut self.faults,
+            };
+            let route = Arc::new(rule::compile_route(&message, links));
+            for conflict in self.next.router.tables_mut().insert(&route) {
+                report(&route, &conflict, &mut self.faults);
+            }
+        }
+    }
+
+    fn finish_regexes(&mut self, changes: &[&wire::Change]) {
+        for (host, routes) in self.next.router.tables_mut().finish() {
+            for name in routes {
+                if changes.binary_search_by(|change| change.name.as_str().cmp(&name)).is_err() {
+                    continue;
+                }
+                self.faults.enter(wire::Kind::Route, &name);
+                let host = describe(&host);
+                let message = format!("the regex paths of {host} are too large together");
+                self.faults.add_with_hint(fault::BAD_REGEX, "", message, "use prefixes, or simpler or fewer regexes");
+            }
+        }
+    }
+}
+
+fn describe(host: &Host) -> String {
+    match host {
+        Host::Exact(name) => format!("host {name:?}"),
+        Host::Wildcard(suffix) => format!("host \"*.{suffix}\""),
+        Host::Any => "the routes without hosts".to_owned(),
+    }
+}
+
+fn name_users(users: &[Arc<str>]) -> String {
+    let named: Vec<_> = users.iter().take(USERS_NAMED_MAX).map(|name| format!("{name:?}")).collect();
+    let noun = if users.len() == 1 { "route" } else { "routes" };
+    match users.len().saturating_sub(named.len()) {
+        0 => format!("{noun} {}", named.join(", ")),
+        more => format!("{noun} {} and {more} more", named.join(", ")),
+    }
+}
+
+fn report(route: &Route, conflict: &Conflict, faults: &mut Faults) {
+    faults.enter(wire::Kind::Route, &route.name);
+    let field = format_args!("rules[{}].matches[{}]", conflict.rule, conflict.match_index);
+    match &conflict.kind {
+        ConflictKind::Same { route: other, rule, match_index } if *other == route.name => {
+            let message = format_args!("this match asks for the same as rules[{rule}].matches[{match_index}]");
+            faults.add_with_hint(fault::SAME_MATCH, field, message, "remove one of them");
+        }
+        ConflictKind::Same { route: other, rule, match_index } => {
+            let message =
+                format_args!("this match asks for the same as rules[{rule}].matches[{match_index}] of route {other:?}");
+            let hint = "remove one of them, or tell them apart by host, path, method, headers, query or listener";
+            faults.add_with_hint(fault::SAME_MATCH, field, message, hint);
+        }
+        ConflictKind::TooMany => {
+            let message = format_args!(
+                "more than {MATCHES_PER_PATH_MAX} matches have this host and path, or more than \
+                 {REGEXES_PER_HOST_MAX} regex paths this host"
+            );
+            faults.add_with_hint(fault::OUT_OF_BOUNDS, field, message, "tell them apart by path or host");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,392 @@
+//! The tables that a request is looked up in.
+//!
+//! One map goes from host to what the host has; one map goes from (host, kind of path, path) to the list
+//! of matches there, sorted by precedence. A host knows how many segments its prefixes have, so a lookup probes
+//! once for the exact path and once for each length of prefix that exists, from the longest. None of
+//! this depends on the number of routes. Regex paths are the exception: a host's are one set, tried after all else.
+
+mod leaf;
+mod regexes;
+mod segments;
+
+use std::{hash::Hash, sync::Arc};
+
+use hashbrown::{Equivalent, HashSet};
+
+use self::{
+    leaf::{Entry, Leaf},
+    regexes::Regexes,
+    segments::{Depths, Segments},
+};
+use super::{Conditions, Host, Match, Matched, PathTest, RequestView, Route};
+use crate::snapshot::{CowMap, Rule};
+
+/// The most matches that may differ only in their conditions: they are tried one after the other.
+pub(crate) const MATCHES_PER_PATH_MAX: usize = 1000;
+
+/// The most regex paths that a host may have.
+pub(crate) const REGEXES_PER_HOST_MAX: usize = 1000;
+
+/// See the module documentation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tables {
+    routes: CowMap<Arc<str>, Arc<Route>>,
+    exact: CowMap<Arc<str>, HostEntry>,
+    /// By what comes after the "*.".
+    wildcard: CowMap<Arc<str>, HostEntry>,
+    /// How many labels the keys of `wildcard` have.
+    wildcard_depths: Depths,
+    any: HostEntry,
+    paths: CowMap<PathKey, Leaf>,
+    /// Hosts get numbers, so that a path's key is small; a number is not used again.
+    last_host: u64,
+    /// Hosts whose regexes changed since [`Tables::finish`].
+    dirty: HashSet<Host>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct HostEntry {
+    number: u64,
+    /// Matches on this host, of any kind; the host is dropped with its last.
+    matches: u32,
+    exact_paths: u32,
+    prefix_depths: Depths,
+    regexes: Option<Arc<Regexes>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PathKey {
+    place: Place,
+    path: Arc<str>,
+}
+
+#[derive(Clone, Copy)]
+struct PathQuery<'a> {
+    place: Place,
+    path: &'a str,
+}
+
+/// Number of the host, and in the lowest bit whether the path is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place(u64);
+
+impl HostEntry {
+    fn exact(&self) -> Place {
+        Place(self.number << 1 | 1)
+    }
+
+    fn prefix(&self) -> Place {
+        Place(self.number << 1)
+    }
+}
+
+impl Hash for PathKey {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        PathQuery { place: self.place, path: &self.path }.hash(state);
+    }
+}
+
+impl Hash for PathQuery<'_> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write(self.path.as_bytes());
+        self.place.hash(state);
+    }
+}
+
+impl Equivalent<PathKey> for PathQuery<'_> {
+    fn equivalent(&self, key: &PathKey) -> bool {
+        self.place == key.place && *self.path == *key.path
+    }
+}
+
+/// Why a match cannot be added.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    /// Which rule of the new route ...
+    pub rule: u32,
+    /// ... and which match of it.
+    pub match_index: u32,
+    pub kind: ConflictKind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ConflictKind {
+    /// Another match asks for the same.
+    Same { route: Arc<str>, rule: u32, match_index: u32 },
+    /// Over [`MATCHES_PER_PATH_MAX`] or [`REGEXES_PER_HOST_MAX`].
+    TooMany,
+}
+
+impl Tables {
+    /// See [`super::Router::find`].
+    pub fn find(&self, request: &RequestView<'_>) -> Option<Matched<'_>> {
+        let segments = Segments::new(request.path);
+        if let Some(host) = self.exact.get(request.host)
+            && let Some(matched) = self.find_on(host, &segments, request)
+        {
+            return Some(matched);
+        }
+        if !self.wildcard_depths.is_empty() {
+            let mut labels = request.host.bytes().filter(|&byte| byte == b'.').count();
+            let mut rest = request.host;
+            while let Some((_, suffix)) = rest.split_once('.') {
+                rest = suffix;
+                if self.wildcard_depths.has(labels)
+                    && let Some(host) = self.wildcard.get(suffix)
+                    && let Some(matched) = self.find_on(host, &segments, request)
+                {
+                    return Some(matched);
+                }
+                labels -= 1;
+            }
+        }
+        self.find_on(&self.any, &segments, request)
+    }
+
+    fn find_on<'s>(
+        &'s self,
+        host: &'s HostEntry,
+        segments: &Segments<'_>,
+        request: &RequestView<'_>,
+    ) -> Option<Matched<'s>> {
+        let probe =
+            |place, path| -> Option<&'s Arc<Rule>> { self.paths.get(&PathQuery { place, path })?.first(request) };
+        if host.exact_paths > 0
+            && let Some(rule) = probe(host.exact(), request.path)
+        {
+            return Some(Matched { rule, prefix_len: 0 });
+        }
+        let mut below = segments.depth() + 1;
+        while let Some(depth) = host.prefix_depths.highest_below(below) {
+            let prefix = segments.prefix(depth);
+            if let Some(rule) = probe(host.prefix(), prefix) {
+                return Some(Matched { rule, prefix_len: prefix.len() });
+            }
+            below = depth;
+        }
+        host.regexes.as_ref()?.find(request)
+    }
+
+    /// Every route, in no particular order.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values()
+    }
+
+    /// Whether nothing is left of any route.
+    #[cfg(test)]
+    pub fn is_clean(&self) -> bool {
+        let any = &self.any;
+        self.routes.is_empty()
+            && self.exact.is_empty()
+            && self.wildcard.is_empty()
+            && self.wildcard_depths.is_empty()
+            && self.paths.is_empty()
+            && any.matches == 0
+            && any.exact_paths == 0
+            && any.prefix_depths.is_empty()
+            && any.regexes.is_none()
+    }
+
+    pub fn route_count(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Whether there is a route of that name.
+    pub fn has_route(&self, name: &str) -> bool {
+        self.routes.get(name).is_some()
+    }
+
+    /// Adds a route that is not there yet. After a conflict the tables are good for nothing but finding more of them.
+    pub fn insert(&mut self, route: &Arc<Route>) -> Vec<Conflict> {
+        let mut conflicts = Vec::new();
+        for rule in &route.rules {
+            for path_match in &rule.matches {
+                // A conflict on each of a hundred hosts is one mistake.
+                let first = route.hosts.iter().find_map(|host| self.insert_match(host, &rule.rule, path_match).err());
+                conflicts.extend(first.map(|kind| Conflict {
+                    rule: rule.rule.index,
+                    match_index: path_match.index,
+                    kind,
+                }));
+            }
+        }
+        self.routes.insert(Arc::clone(&route.name), Arc::clone(route));
+        conflicts
+    }
+
+    fn insert_match(&mut self, host: &Host, rule: &Arc<Rule>, path_match: &Match) -> Result<(), ConflictKind> {
+        let entry = Entry::new(rule, path_match);
+        let host_entry = self.host_mut(host);
+        host_entry.matches += 1;
+        let (place, path) = match &path_match.path {
+            PathTest::Exact(path) => {
+                host_entry.exact_paths += 1;
+                (host_entry.exact(), path)
+            }
+            PathTest::Prefix(path) => {
+                host_entry.prefix_depths.add(segments::depth_of(path));
+                (host_entry.prefix(), path)
+            }
+            PathTest::Regex(pattern) => {
+                let regexes = Arc::make_mut(host_entry.regexes.get_or_insert_default());
+                regexes.insert(entry, pattern)?;
+                self.dirty.insert(host.clone());
+                return Ok(());
+            }
+        };
+        let key = PathKey { place, path: Arc::clone(path) };
+        let leaf = self.paths.get_or_insert_with(key, Leaf::default);
+        if let Some(other) = leaf.clash(&entry) {
+            return Err(other);
+        }
+        if leaf.len() >= MATCHES_PER_PATH_MAX {
+            return Err(ConflictKind::TooMany);
+        }
+        leaf.insert(entry);
+        Ok(())
+    }
+
+    /// Removes a route.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Route>> {
+        let route = self.routes.remove(name)?;
+        for host in &route.hosts {
+            for rule in &route.rules {
+                for path_match in &rule.matches {
+                    self.remove_match(host, &Entry::new(&rule.rule, path_match), &path_match.path);
+                }
+            }
+        }
+        Some(route)
+    }
+
+    fn remove_match(&mut self, host: &Host, entry: &Entry, path: &PathTest) {
+        let host_entry = self.host_mut(host);
+        host_entry.matches -= 1;
+        let emptied = host_entry.matches == 0;
+        let query = match path {
+            PathTest::Exact(path) => {
+                host_entry.exact_paths -= 1;
+                Some(PathQuery { place: host_entry.exact(), path })
+            }
+            PathTest::Prefix(path) => {
+                host_entry.prefix_depths.remove(segments::depth_of(path));
+                Some(PathQuery { place: host_entry.prefix(), path })
+            }
+            PathTest::Regex(_) => {
+                if let Some(regexes) = &mut host_entry.regexes {
+                    Arc::make_mut(regexes).remove(entry);
+                }
+                self.dirty.insert(host.clone());
+                None
+            }
+        };
+        if let Some(query) = query
+            && let Some(leaf) = self.paths.get_mut(&query)
+        {
+            leaf.remove(entry);
+            if leaf.is_empty() {
+                self.paths.remove(&query);
+            }
+        }
+        if emptied {
+            self.drop_host(host);
+        }
+    }
+
+    /// Puts a route in the place of the one of its name that has the same hosts and matches but other rules.
+    pub fn replace_rules(&mut self, route: &Arc<Route>) {
+        for host in &route.hosts {
+            for rule in &route.rules {
+                for path_match in &rule.matches {
+                    self.replace_rule(host, &Entry::new(&rule.rule, path_match), &path_match.path);
+                }
+            }
+        }
+        self.routes.insert(Arc::clone(&route.name), Arc::clone(route));
+    }
+
+    fn replace_rule(&mut self, host: &Host, entry: &Entry, path: &PathTest) {
+        let host_entry = self.host_mut(host);
+        let (place, path) = match path {
+            PathTest::Exact(path) => (host_entry.exact(), path),
+            PathTest::Prefix(path) => (host_entry.prefix(), path),
+            PathTest::Regex(_) => {
+                if let Some(regexes) = &mut host_entry.regexes {
+                    Arc::make_mut(regexes).replace(entry);
+                }
+                return;
+            }
+        };
+        let query = PathQuery { place, path };
+        if let Some(leaf) = self.paths.get_mut(&query) {
+            leaf.replace(entry);
+        }
+    }
+
+    /// Builds anew the regex sets of the hosts whose regexes changed. Must be called before the tables are used.
+    /// Returns the names of the routes on each host whose set gets too large.
+    pub fn finish(&mut self) -> Vec<(Host, Vec<Arc<str>>)> {
+        let mut too_large = Vec::new();
+        for host in std::mem::take(&mut self.dirty) {
+            let Some(entry) = self.host_if_there(&host) else { continue };
+            let Some(regexes) = &mut entry.regexes else { continue };
+            if regexes.is_empty() {
+                entry.regexes = None;
+            } else if let Err(routes) = Arc::make_mut(regexes).build() {
+                too_large.push((host, routes));
+            }
+        }
+        too_large
+    }
+
+    fn host_if_there(&mut self, host: &Host) -> Option<&mut HostEntry> {
+        match host {
+            Host::Exact(name) => self.exact.get_mut(name),
+            Host::Wildcard(suffix) => self.wildcard.get_mut(suffix),
+            Host::Any => Some(&mut self.any),
+        }
+    }
+
+    fn host_mut(&mut self, host: &Host) -> &mut HostEntry {
+        let (map, name) = match host {
+            Host::Exact(name) => (&mut self.exact, name),
+            Host::Wildcard(suffix) => (&mut self.wildcard, suffix),
+            Host::Any => return &mut self.any,
+        };
+        let depths = matches!(host, Host::Wildcard(_)).then_some(&mut self.wildcard_depths);
+        let last_host = &mut self.last_host;
+        map.get_or_insert_with(Arc::clone(name), || {
+            *last_host += 1;
+            if let Some(depths) = depths {
+                depths.add(labels_of(name));
+            }
+            HostEntry { number: *last_host, ..HostEntry::default() }
+        })
+    }
+
+    fn drop_host(&mut self, host: &Host) {
+        match host {
+            Host::Exact(name) => drop(self.exact.remove(name)),
+            Host::Wildcard(suffix) => {
+                self.wildcard.remove(suffix);
+                self.wildcard_depths.remove(labels_of(suffix));
+            }
+            Host::Any => self.any = HostEntry::default(),
+        }
+    }
+}
+
+fn labels_of(host: &str) -> usize {
+    host.split('.').count()
+}
+
+/// What the conditions of a match without any are.
+fn conditions_of(conditions: Option<&Arc<Conditions>>) -> &Conditions {
+    static NONE: Conditions = Conditions {
+        listeners: std::collections::BTreeSet::new(),
+        methods: Vec::new(),
+        headers: Vec::new(),
+        query: Vec::new(),
+    };
+    conditions.map_or(&NONE, |conditions| conditions)
+}

@@ -1,0 +1,214 @@
+//! Backends: endpoints, the schedule of their turns, health checks.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use rustygate_proto::v1 as wire;
+
+use super::target;
+use crate::{
+    canonical,
+    snapshot::{Backend, Endpoint, HealthCheck, Id, Policy, fault, fault::Faults},
+};
+
+/// The most endpoints of a backend.
+const ENDPOINTS_MAX: usize = 1000;
+
+/// The most that one thing may weigh against its siblings.
+pub(super) const WEIGHT_MAX: u32 = 1000;
+
+/// The most turns in one period.
+const SCHEDULE_MAX: u32 = 1 << 16;
+
+/// The backend of a message, or `None` after a fault.
+pub(super) fn compile(message: &wire::Backend, faults: &mut Faults) -> Option<Backend> {
+    let before = faults.count();
+    if message.endpoints.len() > ENDPOINTS_MAX {
+        let count = message.endpoints.len();
+        let text = format_args!("there are {count} endpoints; at most {ENDPOINTS_MAX} are allowed");
+        faults.add(fault::OUT_OF_BOUNDS, "endpoints", text);
+    }
+    let mut endpoints = Vec::new();
+    for (index, endpoint) in message.endpoints.iter().take(ENDPOINTS_MAX).enumerate() {
+        let weight = weight(endpoint.weight, format_args!("endpoints[{index}].weight"), faults);
+        match target::parse(&endpoint.url, weight) {
+            Ok(endpoint) => endpoints.push(Arc::new(endpoint)),
+            Err(error) => add_bad_url(&error, &endpoint.url, format_args!("endpoints[{index}].url"), faults),
+        }
+    }
+    let policy = message.load_balancing.as_ref().map_or(Policy::default(), |balancing| policy(balancing, faults));
+    let health_check = message.health_check.as_ref().map(|check| health_check(check, faults));
+    let schedule = schedule(&endpoints, faults);
+    (faults.count() == before).then(|| Backend {
+        id: Id::of("backend", &message.name),
+        name: message.name.as_str().into(),
+        endpoints: endpoints.into(),
+        policy,
+        schedule,
+        health_check,
+    })
+}
+
+/// The backend of one endpoint that a route has in place.
+pub(super) fn inline(endpoint: Endpoint) -> Backend {
+    let name = if endpoint.host.contains(':') {
+        format!("[{}]:{}", endpoint.host, endpoint.port)
+    } else {
+        format!("{}:{}", endpoint.host, endpoint.port)
+    };
+    Backend {
+        id: Id::of("inline backend", &name),
+        name: name.into(),
+        endpoints: [Arc::new(endpoint)].into(),
+        policy: Policy::RoundRobin,
+        schedule: [0].into(),
+        health_check: None,
+    }
+}
+
+pub(super) fn add_bad_url(error: &target::BadUrl, url: &str, field: fmt::Arguments<'_>, faults: &mut Faults) {
+    faults.add_with_hint(fault::BAD_URL, field, format_args!("{url:?}: {error}"), error.hint());
+}
+
+/// A weight, 1 if absent; 1 also after a fault.
+pub(super) fn weight(weight: Option<u32>, field: fmt::Arguments<'_>, faults: &mut Faults) -> u32 {
+    match weight {
+        Some(weight) if weight > WEIGHT_MAX => {
+            faults.add(fault::OUT_OF_BOUNDS, field, format_args!("the weight {weight} is over {WEIGHT_MAX}"));
+            1
+        }
+        weight => weight.unwrap_or(1),
+    }
+}
+
+fn policy(balancing: &wire::LoadBalancing, faults: &mut Faults) -> Policy {
+    use wire::load_balancing::Policy as WirePolicy;
+    match WirePolicy::try_from(balancing.policy) {
+        Ok(WirePolicy::RoundRobin) => Policy::RoundRobin,
+        Ok(WirePolicy::LeastRequest) => Policy::LeastRequest,
+        Ok(WirePolicy::Unspecified) | Err(_) => {
+            let message = format_args!("this version knows no policy {}", balancing.policy);
+            let hint = "policies are round_robin and least_request";
+            faults.add_with_hint(fault::UNREADABLE, "load_balancing.policy", message, hint);
+            Policy::default()
+        }
+    }
+}
+
+fn health_check(check: &wire::HealthCheck, faults: &mut Faults) -> HealthCheck {
+    check_path(&check.path, faults);
+    HealthCheck {
+        path: check.path.as_str().into(),
+        interval: duration(check.interval_ms, 5_000, 100..=3_600_000, "health_check.interval_ms", faults),
+        timeout: duration(check.timeout_ms, 2_000, 10..=60_000, "health_check.timeout_ms", faults),
+        healthy_threshold: threshold(check.healthy_threshold, 2, "health_check.healthy_threshold", faults),
+        unhealthy_threshold: threshold(check.unhealthy_threshold, 3, "health_check.unhealthy_threshold", faults),
+    }
+}
+
+fn check_path(path_and_query: &str, faults: &mut Faults) {
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    let field = "health_check.path";
+    match canonical::path(path.as_bytes()) {
+        Ok(canonical) if canonical == path => {}
+        Ok(canonical) => {
+            let message = format_args!("{path:?} is not in its canonical form");
+            faults.add_with_hint(fault::BAD_PATH, field, message, format_args!("write {canonical:?}"));
+        }
+        Err(refused) => faults.add(fault::BAD_PATH, field, format_args!("{path:?}: {refused}")),
+    }
+    if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        faults.add(fault::BAD_PATH, field, format_args!("{query:?} is no query"));
+    }
+}
+
+/// A time in milliseconds within bounds; the default if absent or after a fault.
+pub(super) fn duration(
+    millis: Option<u64>,
+    default: u64,
+    bounds: std::ops::RangeInclusive<u64>,
+    field: impl fmt::Display,
+    faults: &mut Faults,
+) -> Duration {
+    match millis {
+        Some(millis) if !bounds.contains(&millis) => {
+            let message = format_args!("{millis} ms is not within {} to {} ms", bounds.start(), bounds.end());
+            faults.add(fault::OUT_OF_BOUNDS, field, message);
+            Duration::from_millis(default)
+        }
+        millis => Duration::from_millis(millis.unwrap_or(default)),
+    }
+}
+
+fn threshold(count: Option<u32>, default: u32, field: &str, faults: &mut Faults) -> u32 {
+    match count {
+        Some(count) if !(1..=10).contains(&count) => {
+            faults.add(fault::OUT_OF_BOUNDS, field, format_args!("{count} is not within 1 to 10"));
+            default
+        }
+        count => count.unwrap_or(default),
+    }
+}
+
+/// One period of smooth weighted turns: at each turn everyone gains its weight, and who has most goes and pays the sum.
+#[allow(clippy::cast_possible_truncation, reason = "there are at most 1,000 endpoints")]
+fn schedule(endpoints: &[Arc<Endpoint>], faults: &mut Faults) -> Box<[u16]> {
+    let divisor = endpoints.iter().fold(0, |divisor, endpoint| gcd(divisor, endpoint.weight));
+    if divisor == 0 {
+        return Box::default();
+    }
+    let weights: Vec<i64> = endpoints.iter().map(|endpoint| i64::from(endpoint.weight / divisor)).collect();
+    let total: i64 = weights.iter().sum();
+    if total > i64::from(SCHEDULE_MAX) {
+        let message = format_args!("the weights make a period of {total} turns; at most {SCHEDULE_MAX} are allowed");
+        faults.add_with_hint(fault::OUT_OF_BOUNDS, "endpoints", message, "use smaller weights");
+        return Box::default();
+    }
+    let mut credits = vec![0; weights.len()];
+    let turns = (0..total).map(|_| {
+        let mut richest = 0;
+        for index in 0..weights.len() {
+            credits[index] += weights[index];
+            if credits[index] > credits[richest] {
+                richest = index;
+            }
+        }
+        credits[richest] -= total;
+        richest as u16
+    });
+    turns.collect()
+}
+
+fn gcd(left: u32, right: u32) -> u32 {
+    if right == 0 { left } else { gcd(right, left % right) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns(weights: &[u32]) -> Vec<u16> {
+        let endpoints: Vec<_> =
+            weights.iter().map(|&weight| Arc::new(target::parse("http://a", weight).expect("valid"))).collect();
+        let mut faults = Faults::default();
+        let schedule = schedule(&endpoints, &mut faults);
+        assert!(faults.is_empty());
+        schedule.into_vec()
+    }
+
+    #[test]
+    fn turns_are_smooth_and_reduced() {
+        assert_eq!(turns(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(turns(&[10, 20]), [1, 0, 1]);
+        assert_eq!(turns(&[7, 7, 7]), [0, 1, 2]);
+        assert_eq!(turns(&[0, 3]), [1]);
+        assert_eq!(turns(&[0, 0]), [0_u16; 0]);
+        assert_eq!(turns(&[]), [0_u16; 0]);
+    }
+
+    #[test]
+    fn a_period_has_as_many_turns_for_each_as_it_weighs() {
+        let turns = turns(&[3, 0, 17, 101]);
+        let count = |index: u16| turns.iter().filter(|&&turn| turn == index).count();
+        assert_eq!([count(0), count(1), count(2), count(3)], [3, 0, 17, 101]);
+    }
+}

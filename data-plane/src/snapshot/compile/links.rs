@@ -1,0 +1,195 @@
+//! How routes hold what they use: found by name when a route is compiled, put anew when what they use changes.
+
+use std::{fmt, sync::Arc};
+
+use rustygate_proto::v1 as wire;
+
+use super::{Compiled, Touched, backend, target};
+use crate::{
+    plugin::Plugin,
+    route::{Route, RouteRule},
+    snapshot::{Backend, CowMap, Id, Listener, Rule, WeightedBackend, fault, fault::Faults},
+};
+
+/// A backend that routes have in place.
+#[derive(Clone, Debug)]
+pub(crate) struct Inline {
+    pub backend: Arc<Backend>,
+    /// How often it is used; it goes with its last use.
+    uses: usize,
+}
+
+/// What a route can link to.
+pub(super) struct Links<'a, 'c> {
+    pub listeners: &'a [Arc<Listener>],
+    pub compiled: &'a mut Compiled,
+    pub touched: &'a Touched<'c>,
+    pub faults: &'a mut Faults,
+}
+
+impl Links<'_, '_> {
+    /// The listener of a name, or `None` after a fault.
+    pub fn listener(&mut self, name: &str, field: fmt::Arguments<'_>) -> Option<Arc<str>> {
+        if let Ok(index) = self.listeners.binary_search_by(|listener| (*listener.name).cmp(name)) {
+            return Some(Arc::clone(&self.listeners[index].name));
+        }
+        let names = self.listeners.iter().map(|listener| &*listener.name);
+        dangling(self.faults, self.touched, wire::Kind::Listener, name, field, names);
+        None
+    }
+
+    /// The backend of a name, or `None` after a fault.
+    pub fn backend(&mut self, name: &str, field: fmt::Arguments<'_>) -> Option<Arc<Backend>> {
+        if let Some(backend) = self.compiled.backends.get(name) {
+            return Some(Arc::clone(backend));
+        }
+        let names = self.compiled.backends.iter().map(|(name, _)| &**name);
+        dangling(self.faults, self.touched, wire::Kind::Backend, name, field, names);
+        None
+    }
+
+    /// The plugin of a name, or `None` after a fault.
+    pub fn plugin(&mut self, name: &str, field: fmt::Arguments<'_>) -> Option<Arc<Plugin>> {
+        if let Some(plugin) = self.compiled.plugins.get(name) {
+            return Some(Arc::clone(plugin));
+        }
+        let names = self.compiled.plugins.iter().map(|(name, _)| &**name);
+        dangling(self.faults, self.touched, wire::Kind::Plugin, name, field, names);
+        None
+    }
+
+    /// The backend of a URL, shared by all that have it, and its key; `None` after a fault.
+    pub fn inline(&mut self, url: &str, field: fmt::Arguments<'_>) -> Option<(Arc<str>, Arc<Backend>)> {
+        let endpoint = match target::parse(url, 1) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                backend::add_bad_url(&error, url, field, self.faults);
+                return None;
+            }
+        };
+        let key: Arc<str> = format!("http://{}{}", endpoint.authority, endpoint.base_path).into();
+        let make = || Inline { backend: Arc::new(backend::inline(endpoint)), uses: 0 };
+        let inline = self.compiled.inline.get_or_insert_with(Arc::clone(&key), make);
+        inline.uses += 1;
+        Some((key, Arc::clone(&inline.backend)))
+    }
+}
+
+fn dangling<'n>(
+    faults: &mut Faults,
+    touched: &Touched<'_>,
+    kind: wire::Kind,
+    name: &str,
+    field: fmt::Arguments<'_>,
+    names: impl Iterator<Item = &'n str>,
+) {
+    if touched.broken.contains(&(kind, name)) {
+        return;
+    }
+    let hint = faults.suggestion(name, names);
+    faults.add_with_hint(fault::DANGLING, field, format_args!("there is no {} {name:?}", kind.noun()), hint);
+}
+
+/// One use of an inline backend ends.
+pub(super) fn release(inline: &mut CowMap<Arc<str>, Inline>, key: &str) {
+    let Some(entry) = inline.get_mut(key) else { return };
+    entry.uses -= 1;
+    if entry.uses == 0 {
+        inline.remove(key);
+    }
+}
+
+/// How the changes concern a route.
+#[derive(Default)]
+pub(super) struct Uses<'a> {
+    pub changed: bool,
+    /// What it uses that is gone.
+    pub missing: Vec<(wire::Kind, &'a str)>,
+}
+
+/// What of the touched things a route uses.
+pub(super) fn uses<'a>(route: &Route, touched: &Touched<'a>) -> Uses<'a> {
+    let mut uses = Uses::default();
+    for name in &route.listeners {
+        if let Some((&name, present)) = touched.listeners.get_key_value(&**name) {
+            uses.note(wire::Kind::Listener, name, present.is_some(), touched);
+        }
+    }
+    for rule in route.rules.iter().map(|rule| &*rule.rule) {
+        for weighted in &rule.backends {
+            if let Some((&name, present)) = touched.backends.get_key_value(&*weighted.backend.name)
+                && is_named(&weighted.backend)
+            {
+                uses.note(wire::Kind::Backend, name, present.is_some(), touched);
+            }
+        }
+        for plugin in plugins_of(rule) {
+            if let Some((&name, present)) = touched.plugins.get_key_value(&*plugin.name) {
+                uses.note(wire::Kind::Plugin, name, present.is_some(), touched);
+            }
+        }
+    }
+    uses
+}
+
+impl<'a> Uses<'a> {
+    fn note(&mut self, kind: wire::Kind, name: &'a str, present: bool, touched: &Touched<'_>) {
+        if present {
+            self.changed = true;
+        } else if !touched.broken.contains(&(kind, name)) && !self.missing.contains(&(kind, name)) {
+            self.missing.push((kind, name));
+        }
+    }
+}
+
+/// Not one in place that happens to be called the same.
+fn is_named(backend: &Backend) -> bool {
+    backend.id == Id::of("backend", &backend.name)
+}
+
+fn plugins_of(rule: &Rule) -> impl Iterator<Item = &Arc<Plugin>> {
+    rule.plugins.iter().chain(rule.backends.iter().flat_map(|weighted| &weighted.plugins))
+}
+
+/// The same route with the touched backends and plugins as they are now.
+pub(super) fn relink(route: &Route, touched: &Touched<'_>) -> Route {
+    let rules = route.rules.iter().map(|route_rule| RouteRule {
+        rule: Arc::new(relink_rule(&route_rule.rule, touched)),
+        matches: route_rule.matches.clone(),
+    });
+    Route {
+        name: Arc::clone(&route.name),
+        hosts: route.hosts.clone(),
+        listeners: route.listeners.clone(),
+        rules: rules.collect(),
+        inline: route.inline.clone(),
+    }
+}
+
+fn relink_rule(rule: &Rule, touched: &Touched<'_>) -> Rule {
+    let plugins = |plugins: &[Arc<Plugin>]| -> Box<[Arc<Plugin>]> {
+        let new = |plugin: &Arc<Plugin>| touched.plugins.get(&*plugin.name).and_then(Option::as_ref);
+        plugins.iter().map(|plugin| Arc::clone(new(plugin).unwrap_or(plugin))).collect()
+    };
+    let backends = rule.backends.iter().map(|weighted| {
+        let new = touched.backends.get(&*weighted.backend.name).and_then(Option::as_ref);
+        let new = new.filter(|_| is_named(&weighted.backend));
+        WeightedBackend {
+            backend: Arc::clone(new.unwrap_or(&weighted.backend)),
+            weight: weighted.weight,
+            plugins: plugins(&weighted.plugins),
+        }
+    });
+    Rule {
+        id: rule.id,
+        route: Arc::clone(&rule.route),
+        index: rule.index,
+        listeners: rule.listeners.clone(),
+        backends: backends.collect(),
+        weight_total: rule.weight_total,
+        strip_prefix: rule.strip_prefix,
+        timeouts: rule.timeouts,
+        retry: rule.retry.clone(),
+        plugins: plugins(&rule.plugins),
+    }
+}
