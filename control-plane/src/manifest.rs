@@ -88,8 +88,7 @@ pub fn parse(documents: &[wire::Document]) -> Result<Parsed, Vec<wire::Fault>> {
     for (index, document) in documents.iter().enumerate() {
         faults.document = index;
         let mut item = 0;
-        let any = read::items(document, &mut faults, |faults, kind, node| {
-            let before = faults.len();
+        let any = read::items(document, &mut faults, |faults, kind, node, before| {
             let decoded = decode::item(faults, kind, node);
             let origin = Origin { document: index, item, span: node.span, named: false };
             item += 1;

@@ -65,7 +65,11 @@ impl<const N: usize> Fields<'_, '_, N> {
 }
 
 impl Faults {
+    /// One more than the bound is kept, to know that there are more.
     pub(super) fn add(&mut self, code: &str, span: Span, message: impl Into<String>, hint: impl Into<String>) {
+        if self.is_full() {
+            return;
+        }
         let fault =
             wire::Fault { code: code.into(), message: message.into(), hint: hint.into(), ..wire::Fault::default() };
         self.placed.push(Placed { document: self.document, span, fault });
@@ -76,7 +80,7 @@ impl Faults {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.placed.len() >= FAULTS_MAX
+        self.placed.len() > FAULTS_MAX
     }
 
     /// Says of every fault since `from` which resource it is of, and which field.
@@ -123,7 +127,7 @@ impl Faults {
         known: [&'static str; N],
     ) -> Option<Fields<'n, 't, N>> {
         let Value::Map(entries) = &node.value else {
-            self.mismatch(node, &format!("{what} as a mapping"));
+            self.mismatch(node, &format!("{what} (a mapping)"));
             return None;
         };
         let mut fields = Fields { found: [None; N], known, what, span: node.span, unknown: 0, guesses: Vec::new() };
@@ -147,6 +151,9 @@ impl Faults {
         what: &str,
         known: &[&'static str],
     ) -> Option<&'static str> {
+        if self.is_full() {
+            return None;
+        }
         let guess = closest(key, known);
         let mut hint = guess.map(|guess| format!("did you mean {guess:?}? ")).unwrap_or_default();
         hint += &format!("{what} has: {}", known.join(", "));
@@ -229,7 +236,7 @@ impl Faults {
         };
         let fitting = u32::try_from(value).ok().filter(|value| (least..=most).contains(value));
         if fitting.is_none() {
-            self.add(BAD_VALUE, node.span, format!("must be from {least} to {most}"), "");
+            self.add(BAD_VALUE, node.span, format!("expected an integer from {least} to {most}"), "");
         }
         fitting
     }

@@ -25,7 +25,7 @@ pub(super) fn fill(parsed: &Parsed, faults: &mut [wire::Fault]) {
         let (index, document) = (*document, &parsed.documents[*document]);
         let lines = Lines::new(document);
         let mut item = 0;
-        read::items(document, &mut Faults::default(), |_, _, node| {
+        read::items(document, &mut Faults::default(), |_, _, node, _| {
             while let Some((_, _, resource, fault)) = rest.next_if(|next| (next.0, next.1) == (index, item)) {
                 let span = find(node, &parsed.resources[resource], &fault.field);
                 fault.location = Some(lines.location(span));

@@ -104,37 +104,29 @@ impl<'t> Node<'t> {
 
     /// Where under this node the value or key at `span` is: `matches[0].headers.x-team`.
     pub(super) fn path_to(&self, span: Span) -> Option<String> {
-        let mut path = String::new();
-        self.find(span, &mut path).then_some(path)
+        let mut steps = Vec::new();
+        if !self.find(span, &mut steps) {
+            return None;
+        }
+        let path = steps.into_iter().rev().collect::<String>();
+        Some(path.strip_prefix('.').unwrap_or(&path).to_owned())
     }
 
-    fn find(&self, span: Span, path: &mut String) -> bool {
-        let length = path.len();
-        match &self.value {
-            Value::Map(entries) => {
-                for entry in entries {
-                    if length > 0 {
-                        path.push('.');
-                    }
-                    path.push_str(&entry.key);
-                    if entry.key_span == span || entry.value.find(span, path) {
-                        return true;
-                    }
-                    path.truncate(length);
-                }
-            }
+    /// Notes the steps only on the way back from what it found, so that looking costs nothing but looking.
+    fn find(&self, span: Span, steps: &mut Vec<String>) -> bool {
+        let found = match &self.value {
+            Value::Map(entries) => entries
+                .iter()
+                .find(|entry| entry.key_span == span || entry.value.find(span, steps))
+                .map(|entry| format!(".{}", entry.key)),
             Value::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    path.push_str(&format!("[{index}]"));
-                    if item.find(span, path) {
-                        return true;
-                    }
-                    path.truncate(length);
-                }
+                items.iter().position(|item| item.find(span, steps)).map(|index| format!("[{index}]"))
             }
-            Value::Plain(_) | Value::Text(_) | Value::Broken => {}
-        }
-        self.span == span
+            Value::Plain(_) | Value::Text(_) | Value::Broken => None,
+        };
+        let inside = found.is_some();
+        steps.extend(found);
+        inside || self.span == span
     }
 }
 

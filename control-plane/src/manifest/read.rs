@@ -48,11 +48,11 @@ struct Anchored<'t> {
     depth: usize,
 }
 
-/// Hands each item of a file to `take`. Answers whether the file has any section.
+/// Hands each item of a file to `take`, with how many faults there were before it. Answers whether the file has any section.
 pub(super) fn items<'t>(
     document: &'t wire::Document,
     faults: &mut Faults,
-    mut take: impl FnMut(&mut Faults, wire::Kind, &Node<'t>),
+    mut take: impl FnMut(&mut Faults, wire::Kind, &Node<'t>, usize),
 ) -> bool {
     let text = text_of(document);
     // A NUL would end the text for the parser, silently.
@@ -100,7 +100,13 @@ impl<'t> Reader<'t, '_> {
         if info.contains("recursion limit") {
             return self.too_deep(here(mark));
         }
-        let hint = if info.contains("tab") { "indent with spaces" } else { "" };
+        let hint = if info.contains("tab") {
+            "indent with spaces"
+        } else if info.contains("end of stream") {
+            "is a bracket or a quote never closed?"
+        } else {
+            "compare the indentation, colons and quotes with the lines before"
+        };
         self.faults.add(SYNTAX, here(mark), info, hint);
         Stop
     }
@@ -114,7 +120,7 @@ impl<'t> Reader<'t, '_> {
     fn document(
         &mut self,
         first: Spanned<'t>,
-        take: &mut impl FnMut(&mut Faults, wire::Kind, &Node<'t>),
+        take: &mut impl FnMut(&mut Faults, wire::Kind, &Node<'t>, usize),
     ) -> Result<(), Stop> {
         if is_empty(&first.0) {
             return Ok(());
@@ -160,7 +166,7 @@ impl<'t> Reader<'t, '_> {
         kind: wire::Kind,
         key_span: Span,
         (event, span): Spanned<'t>,
-        take: &mut impl FnMut(&mut Faults, wire::Kind, &Node<'t>),
+        take: &mut impl FnMut(&mut Faults, wire::Kind, &Node<'t>, usize),
     ) -> Result<(), Stop> {
         if !matches!(event, Event::SequenceStart(..)) {
             let null = is_empty(&event);
@@ -174,8 +180,9 @@ impl<'t> Reader<'t, '_> {
             if matches!(first.0, Event::SequenceEnd) {
                 return Ok(());
             }
+            let before = self.faults.len();
             let node = self.node(first)?;
-            take(self.faults, kind, &node);
+            take(self.faults, kind, &node, before);
             if self.faults.is_full() {
                 return Err(Stop);
             }
