@@ -35,6 +35,7 @@ struct Stop;
 type Spanned<'t> = (Event<'t>, Span);
 
 struct Reader<'t, 'f> {
+    text: &'t str,
     parser: Parser<'t, StrInput<'t>>,
     faults: &'f mut Faults,
     anchors: HashMap<usize, Anchored<'t>>,
@@ -57,13 +58,13 @@ pub(super) fn items<'t>(
     let text = text_of(document);
     // A NUL would end the text for the parser, silently.
     let control = |byte: &u8| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r') || *byte == 0x7f;
-    if let Some(at) = text.as_bytes().iter().position(|byte| control(byte)) {
+    if let Some(at) = text.as_bytes().iter().position(control) {
         let message = format!("control character {:?} in the text", char::from(text.as_bytes()[at]));
         faults.add(SYNTAX, Lines::new(document).span_at(at), message, "remove it, or write it as an escape in \"...\"");
         return true;
     }
     let parser = Parser::new_from_str(text);
-    let mut reader = Reader { parser, faults, anchors: HashMap::new(), expanded: 0 };
+    let mut reader = Reader { text, parser, faults, anchors: HashMap::new(), expanded: 0 };
     let mut any = false;
     while let Ok((event, span)) = reader.next() {
         match event {
@@ -102,7 +103,7 @@ impl<'t> Reader<'t, '_> {
         }
         let hint = if info.contains("tab") {
             "indent with spaces"
-        } else if info.contains("end of stream") {
+        } else if info.contains("end of stream") || error.marker().index() >= self.text.trim_end().chars().count() {
             "is a bracket or a quote never closed?"
         } else {
             "compare the indentation, colons and quotes with the lines before"
@@ -215,6 +216,7 @@ impl<'t> Reader<'t, '_> {
         let mut values = 0;
         let (mut event, mut span) = first;
         loop {
+            // A list or mapping counts as two, its end included.
             values += 1;
             if values > ITEM_VALUES_MAX {
                 let message = format!("one item holds more than {ITEM_VALUES_MAX} values");
