@@ -38,6 +38,9 @@ pub const DEPTH_MAX: usize = 64;
 /// Scalars, lists and mappings of one listener, backend, plugin or route.
 pub const ITEM_VALUES_MAX: usize = 200_000;
 
+/// Values of an unknown section that are passed over to reach what follows it.
+pub const SKIPPED_MAX: usize = 1_000_000;
+
 /// Values of one file that anchors remember and aliases repeat.
 pub const EXPANSION_MAX: usize = 200_000;
 

@@ -102,7 +102,7 @@ impl Faults {
         for Placed { document, span, mut fault } in self.placed {
             if let Some(source) = documents.get(document) {
                 let known = lines.take().filter(|(of, _)| *of == document).map(|(_, lines)| lines);
-                let table = known.unwrap_or_else(|| Lines::new(source));
+                let mut table = known.unwrap_or_else(|| Lines::new(source));
                 fault.location = Some(table.location(span));
                 lines = Some((document, table));
             }

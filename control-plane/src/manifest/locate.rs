@@ -23,15 +23,19 @@ pub(super) fn fill(parsed: &Parsed, faults: &mut [wire::Fault]) {
     let mut rest = wanted.into_iter().peekable();
     while let Some((document, ..)) = rest.peek() {
         let (index, document) = (*document, &parsed.documents[*document]);
-        let lines = Lines::new(document);
+        let mut found = Vec::new();
         let mut item = 0;
         read::items(document, &mut Faults::default(), |_, _, node, _| {
             while let Some((_, _, resource, fault)) = rest.next_if(|next| (next.0, next.1) == (index, item)) {
-                let span = find(node, &parsed.resources[resource], &fault.field);
-                fault.location = Some(lines.location(span));
+                found.push((find(node, &parsed.resources[resource], &fault.field), fault));
             }
             item += 1;
         });
+        found.sort_by_key(|(span, _)| (span.line, span.column));
+        let mut lines = Lines::new(document);
+        for (span, fault) in found {
+            fault.location = Some(lines.location(span));
+        }
         // Nothing should be left of this document; if it is, it goes without a place.
         while rest.next_if(|next| next.0 == index).is_some() {}
     }

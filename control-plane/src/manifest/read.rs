@@ -13,7 +13,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput, Tag};
 use super::faults::{DUPLICATE_KEY, Faults, SYNTAX, TOO_LARGE, UNSUPPORTED, WRONG_TYPE};
 use super::node::{Entry, Node, Scalar, Span, Value, resolve};
 use super::place::Lines;
-use super::{DEPTH_MAX, EXPANSION_MAX, ITEM_VALUES_MAX, text_of};
+use super::{DEPTH_MAX, EXPANSION_MAX, ITEM_VALUES_MAX, SKIPPED_MAX, text_of};
 use crate::report::shown;
 
 /// The sections of a document, and what their items are.
@@ -60,7 +60,7 @@ pub(super) fn items<'t>(
     let control = |byte: &u8| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r') || *byte == 0x7f;
     if let Some(at) = text.as_bytes().iter().position(control) {
         let message = format!("control character {:?} in the text", char::from(text.as_bytes()[at]));
-        faults.add(SYNTAX, Lines::new(document).span_at(at), message, "remove it, or write it as an escape in \"...\"");
+        faults.add(SYNTAX, Lines::span_at(document, at), message, "remove it, or write it as an escape in \"...\"");
         return true;
     }
     let parser = Parser::new_from_str(text);
@@ -190,11 +190,12 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
-    /// Passes over a value that nothing will read.
+    /// Passes over a value that nothing will read, for a reason that has been reported. One that is too large even
+    /// for that ends the document.
     fn skip(&mut self, first: Spanned<'t>, outer: usize) -> Result<(), Stop> {
         let (mut event, mut span) = first;
         let mut depth = outer;
-        loop {
+        for _ in 0..SKIPPED_MAX {
             match event {
                 Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
                 Event::SequenceEnd | Event::MappingEnd => depth -= 1,
@@ -208,6 +209,7 @@ impl<'t> Reader<'t, '_> {
             }
             (event, span) = self.next()?;
         }
+        Err(Stop)
     }
 
     /// The tree of one item.
