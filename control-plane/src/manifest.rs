@@ -32,6 +32,9 @@ use crate::report::shown;
 /// Bytes of all documents of one input.
 pub const INPUT_BYTES_MAX: usize = 32 << 20;
 
+/// YAML documents (`---`) of one file.
+pub const DOCUMENTS_MAX: usize = 100_000;
+
 /// Lists and mappings inside each other, the document itself included.
 pub const DEPTH_MAX: usize = 64;
 

@@ -13,7 +13,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput, Tag};
 use super::faults::{DUPLICATE_KEY, Faults, SYNTAX, TOO_LARGE, UNSUPPORTED, WRONG_TYPE};
 use super::node::{Entry, Node, Scalar, Span, Value, resolve};
 use super::place::Lines;
-use super::{DEPTH_MAX, EXPANSION_MAX, ITEM_VALUES_MAX, SKIPPED_MAX, text_of};
+use super::{DEPTH_MAX, DOCUMENTS_MAX, EXPANSION_MAX, ITEM_VALUES_MAX, SKIPPED_MAX, text_of};
 use crate::report::shown;
 
 /// The sections of a document, and what their items are.
@@ -66,12 +66,19 @@ pub(super) fn items<'t>(
     let parser = Parser::new_from_str(text);
     let mut reader = Reader { text, parser, faults, anchors: HashMap::new(), expanded: 0 };
     let mut any = false;
+    let mut documents = 0;
     while let Ok((event, span)) = reader.next() {
         match event {
             Event::StreamEnd => return any,
             Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
             content => {
                 any |= !is_empty(&content);
+                documents += 1;
+                if documents > DOCUMENTS_MAX {
+                    let message = format!("the file holds more than {DOCUMENTS_MAX} documents");
+                    reader.faults.add(TOO_LARGE, span, message, "one document can hold many resources");
+                    return true;
+                }
                 if reader.document((content, span), &mut take).is_err() {
                     return true;
                 }
