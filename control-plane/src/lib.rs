@@ -1,3 +1,4 @@
 //! RustyGate's control plane: manifest (YAML) -> validate -> store -> snapshot -> stream.
 
 pub mod manifest;
+pub mod report;

@@ -1,0 +1,103 @@
+//! One item of a section -> its wire resource, in normal form: what may be written in two ways comes out in one.
+//!
+//! Shape and single values are checked here. Whatever takes more than the value itself (paths, hosts, URLs,
+//! addresses, regexes, plugin configurations, references) is the data plane's to judge, which compiles them.
+
+mod backend;
+mod plugin;
+mod route;
+
+use rustygate_proto::v1 as wire;
+
+use super::duration;
+use super::faults::{BAD_VALUE, Faults, WRONG_TYPE};
+use super::name;
+use super::node::{Node, Scalar};
+use crate::report::shown;
+
+/// The largest weight of an endpoint or a backend.
+const WEIGHT_MAX: u32 = 1_000_000;
+
+/// The longest duration: a year.
+const DURATION_MS_MAX: u64 = 365 * 24 * 3_600_000;
+
+/// A decoded item, as far as its faults let it be.
+pub(super) struct Item {
+    pub resource: wire::Resource,
+    /// The user wrote the name.
+    pub named: bool,
+}
+
+pub(super) fn item(faults: &mut Faults, kind: wire::Kind, node: &Node<'_>) -> Option<Item> {
+    use wire::resource::Kind;
+    let (kind, named) = match kind {
+        wire::Kind::Listener => (Kind::Listener(listener(faults, node)?), true),
+        wire::Kind::Backend => (Kind::Backend(backend::backend(faults, node)?), true),
+        wire::Kind::Plugin => (Kind::Plugin(plugin::plugin(faults, node)?), true),
+        wire::Kind::Route => {
+            let (route, named) = route::route(faults, node)?;
+            (Kind::Route(route), named)
+        }
+        wire::Kind::Unspecified => return None,
+    };
+    Some(Item { resource: wire::Resource { kind: Some(kind) }, named })
+}
+
+fn listener(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Listener> {
+    let fields = faults.fields(node, "a listener", ["name", "address"])?;
+    let name = faults.required(&fields, "name").and_then(|node| name(faults, node));
+    let address = faults.required(&fields, "address").and_then(|node| text(faults, node));
+    Some(wire::Listener { name: name.unwrap_or_default(), address: address.unwrap_or_default() })
+}
+
+fn text(faults: &mut Faults, node: &Node<'_>) -> Option<String> {
+    faults.text(node).map(str::to_owned)
+}
+
+/// A name, of the item itself or of what it refers to.
+fn name(faults: &mut Faults, node: &Node<'_>) -> Option<String> {
+    let text = faults.text(node)?;
+    match name::check(text) {
+        Ok(()) => Some(text.to_owned()),
+        Err(problem) => {
+            let hint = "names are made of 1 to 253 ASCII letters, digits and - _ . : / @ + * ~";
+            faults.add(BAD_VALUE, node.span, problem, hint);
+            None
+        }
+    }
+}
+
+fn names(faults: &mut Faults, node: &Node<'_>) -> Vec<String> {
+    let nodes = faults.list(node).unwrap_or_default();
+    faults.distinct(nodes, name)
+}
+
+fn weight(faults: &mut Faults, node: &Node<'_>) -> Option<u32> {
+    faults.integer(node, 0, WEIGHT_MAX)
+}
+
+fn milliseconds(faults: &mut Faults, node: &Node<'_>) -> Option<u64> {
+    const EXAMPLES: &str = "write it like 250ms, 5s, 1m30s or 1h";
+    match node.scalar() {
+        Some(Scalar::Text(text)) => match duration::parse(text) {
+            Some(value) if value <= DURATION_MS_MAX => Some(value),
+            Some(_) => {
+                faults.add(BAD_VALUE, node.span, "a duration is at most a year (8760h)", "");
+                None
+            }
+            None => {
+                faults.add(BAD_VALUE, node.span, format!("bad duration {}", shown(text)), EXAMPLES);
+                None
+            }
+        },
+        Some(Scalar::Integer(number)) => {
+            let hint = format!("say the unit: {number}s or {number}ms");
+            faults.add(WRONG_TYPE, node.span, "expected a duration, found an integer", hint);
+            None
+        }
+        _ => {
+            faults.mismatch(node, "a duration");
+            None
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! What is written is read back as the same bytes, whatever the resource.
+
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::*;
+
+/// Any text, with a liking for what YAML could take for something else.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[ -~]{0,12}",
+        "[a-z]{1,8}",
+        prop::sample::select(vec![
+            "",
+            " ",
+            "~",
+            "null",
+            "true",
+            "False",
+            "yes",
+            "on",
+            "n",
+            "1",
+            "-1",
+            "0o17",
+            "0x1f",
+            "007",
+            "1e3",
+            ".5",
+            "1_000",
+            "1:30",
+            "12:30:45",
+            ".inf",
+            ".nan",
+            "=",
+            "<<",
+            "-",
+            "- a",
+            "a: b",
+            "a #b",
+            "#a",
+            "a:",
+            ":a",
+            "? a",
+            "[a",
+            "{a",
+            "a, b",
+            "*a",
+            "&a",
+            "!a",
+            "|",
+            ">",
+            "@a",
+            "`a",
+            "%a",
+            "'a'",
+            "\"a\"",
+            "a\nb\n",
+            "\n",
+            " a",
+            "a ",
+            "\ta",
+            "a\\b",
+            "\u{feff}",
+            "\u{85}",
+            "\u{2028}",
+            "\u{7f}",
+            "\0",
+            "---",
+            "...",
+            "2001-12-14",
+            "\u{10ffff}",
+            "\u{fffe}",
+            "é",
+            "0b1",
+            "1.",
+            "+1",
+            "a  b",
+            "😀",
+        ])
+        .prop_map(str::to_owned),
+    ]
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[A-Za-z0-9_.:/@+*~-]{1,20}".prop_filter("is a URL", |name| !name.contains("://"))
+}
+
+fn names() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::btree_set(name(), 0..4).prop_map(|names| names.into_iter().rev().collect())
+}
+
+fn milliseconds() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0..10_000u64,
+        (0..600u64).prop_map(|seconds| seconds * 1000),
+        (0..48u64).prop_map(|hours| hours * 3_600_000)
+    ]
+}
+
+fn backend() -> impl Strategy<Value = wire::Backend> {
+    let endpoint = (text(), option::of(0..=1_000_000u32)).prop_map(|(url, weight)| wire::Endpoint { url, weight });
+    let health =
+        (text(), option::of(milliseconds()), option::of(milliseconds()), option::of(1..9u32), option::of(1..9u32))
+            .prop_map(|(path, interval_ms, timeout_ms, healthy_threshold, unhealthy_threshold)| wire::HealthCheck {
+                path,
+                interval_ms,
+                timeout_ms,
+                healthy_threshold,
+                unhealthy_threshold,
+            });
+    let balancing = (1..=2i32).prop_map(|policy| wire::LoadBalancing { policy });
+    (name(), prop::collection::vec(endpoint, 1..4), option::of(balancing), option::of(health)).prop_map(
+        |(name, endpoints, load_balancing, health_check)| wire::Backend {
+            name,
+            endpoints,
+            load_balancing,
+            health_check,
+        },
+    )
+}
+
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<u64>().prop_map(Into::into),
+        prop::num::f64::NORMAL.prop_map(Into::into),
+        text().prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+            prop::collection::btree_map(key(), inner, 0..5).prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+/// `<<` is refused as a key.
+fn key() -> impl Strategy<Value = String> {
+    text().prop_filter("is a merge key", |key| key != "<<")
+}
+
+fn plugin() -> impl Strategy<Value = wire::Plugin> {
+    let config = prop::collection::btree_map(key(), json(), 0..5);
+    (name(), name(), config).prop_map(|(name, r#type, config)| wire::Plugin {
+        name,
+        r#type,
+        config_json: serde_json::to_string(&config).unwrap(),
+    })
+}
+
+fn values(name: impl Strategy<Value = String>) -> impl Strategy<Value = Vec<wire::ValueMatch>> {
+    let kind =
+        prop_oneof![text().prop_map(wire::value_match::Kind::Exact), text().prop_map(wire::value_match::Kind::Regex)];
+    let value = |(name, kind)| wire::ValueMatch { name, kind: Some(kind) };
+    prop::collection::btree_map(name, kind, 0..4).prop_map(move |map| map.into_iter().map(value).collect())
+}
+
+fn condition() -> impl Strategy<Value = wire::Match> {
+    use wire::path_match::Kind;
+    let path = prop_oneof![text().prop_map(Kind::Prefix), text().prop_map(Kind::Exact), text().prop_map(Kind::Regex)]
+        .prop_map(|kind| wire::PathMatch { kind: Some(kind) });
+    let methods = prop::collection::btree_set("[A-Z]{1,7}", 0..3).prop_map(|set| set.into_iter().rev().collect());
+    (option::of(path), methods, values("[a-z0-9!~_-]{1,8}"), values(key()))
+        .prop_map(|(path, methods, headers, query)| wire::Match { path, methods, headers, query })
+}
+
+fn rule() -> impl Strategy<Value = wire::Rule> {
+    use wire::backend_ref::Target;
+    let target = prop_oneof![name().prop_map(Target::Name), text().prop_map(Target::Url)].prop_map(Some);
+    let backend = (target, option::of(0..=1_000_000u32), names())
+        .prop_map(|(target, weight, plugins)| wire::BackendRef { target, weight, plugins });
+    let timeouts = (
+        option::of(milliseconds()),
+        option::of(milliseconds()),
+        option::of(milliseconds()),
+        option::of(milliseconds()),
+    )
+        .prop_map(|(connect_ms, per_try_ms, total_ms, idle_ms)| wire::Timeouts {
+            connect_ms,
+            per_try_ms,
+            total_ms,
+            idle_ms,
+        })
+        .prop_filter("says nothing", |timeouts| *timeouts != wire::Timeouts::default());
+    let retry = (1..=100u32, any::<bool>(), prop::collection::btree_set(400..=599u32, 0..3))
+        .prop_map(|(attempts, on_connect, set)| wire::Retry {
+            attempts,
+            on_connect,
+            on_statuses: set.into_iter().collect(),
+        })
+        .prop_filter("has no cause", |retry| retry.on_connect || !retry.on_statuses.is_empty());
+    let matches = prop::collection::vec(condition(), 0..3);
+    (
+        matches,
+        prop::collection::vec(backend, 1..3),
+        option::of(any::<bool>()),
+        option::of(timeouts),
+        option::of(retry),
+        names(),
+    )
+        .prop_map(|(matches, backends, strip_prefix, timeouts, retry, plugins)| wire::Rule {
+            matches,
+            backends,
+            strip_prefix,
+            timeouts,
+            retry,
+            plugins,
+        })
+}
+
+fn route() -> impl Strategy<Value = wire::Route> {
+    let hosts = prop::collection::btree_set(text(), 0..3).prop_map(|set| set.into_iter().rev().collect());
+    (name(), names(), hosts, prop::collection::vec(rule(), 1..3))
+        .prop_map(|(name, listeners, hosts, rules)| wire::Route { name, listeners, hosts, rules })
+}
+
+fn resource() -> impl Strategy<Value = wire::Resource> {
+    prop_oneof![
+        1 => (name(), text()).prop_map(|(name, address)| Kind::Listener(wire::Listener { name, address })),
+        2 => backend().prop_map(Kind::Backend),
+        2 => plugin().prop_map(Kind::Plugin),
+        5 => route().prop_map(Kind::Route),
+    ]
+    .prop_map(|kind| wire::Resource { kind: Some(kind) })
+}
+
+/// By kind and name, as they are written.
+fn encoded(resources: &[wire::Resource]) -> Vec<(wire::Kind, String, Vec<u8>)> {
+    let each = |resource: &wire::Resource| {
+        let (kind, name) = resource.key().unwrap();
+        (kind, name.to_owned(), resource.encode_to_vec())
+    };
+    let mut all: Vec<_> = resources.iter().map(each).collect();
+    all.sort_by(|one, other| (one.0 as i32, &one.1).cmp(&(other.0 as i32, &other.1)));
+    all
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(resources in prop::collection::vec(resource(), 0..6)) {
+        let mut resources = resources;
+        let mut keys = std::collections::HashSet::new();
+        resources.retain(|resource| resource.key().is_some_and(|(kind, name)| keys.insert((kind, name.to_owned()))));
+        let yaml = to_yaml(&resources);
+        match parse(&documents(&[&yaml])) {
+            Ok(parsed) => {
+                prop_assert_eq!(encoded(&parsed.resources), encoded(&resources), "{}", yaml);
+                prop_assert_eq!(to_yaml(&parsed.resources), yaml);
+            }
+            Err(faults) => prop_assert!(false, "{}\n{}", render(&faults, false), yaml),
+        }
+    }
+
+    #[test]
+    fn other_libraries_read_strings_as_strings(text in text()) {
+        let yaml = emit::quoted(&text);
+        let read: serde_yaml::Value = serde_yaml::from_str(&yaml).unwrap();
+        prop_assert_eq!(read.as_str(), Some(text.as_str()), "{}", yaml);
+    }
+}

@@ -1,0 +1,258 @@
+//! Wire resources -> the YAML that a user would have written: the inverse of `decode`, in the shortest forms.
+
+use rustygate_proto::v1 as wire;
+
+use super::duration;
+use super::emit::{Yaml, quoted};
+
+/// All resources, a section for each kind, sorted by name.
+pub(super) fn document(resources: &[wire::Resource]) -> String {
+    use wire::resource::Kind;
+    let mut sections: [(&str, Vec<(&str, Yaml)>); 4] =
+        ["listeners", "backends", "plugins", "routes"].map(|name| (name, Vec::new()));
+    for resource in resources {
+        let (section, name, yaml) = match &resource.kind {
+            Some(Kind::Listener(item)) => (0, &item.name, listener(item)),
+            Some(Kind::Backend(item)) => (1, &item.name, backend(item)),
+            Some(Kind::Plugin(item)) => (2, &item.name, plugin(item)),
+            Some(Kind::Route(item)) => (3, &item.name, route(item)),
+            None => continue,
+        };
+        sections[section].1.push((name, yaml));
+    }
+    let mut out = String::new();
+    for (section, mut items) in sections {
+        if items.is_empty() {
+            continue;
+        }
+        items.sort_by(|one, other| one.0.cmp(other.0));
+        let items: Vec<Yaml> = items.into_iter().map(|(_, yaml)| yaml).collect();
+        Yaml::section(&mut out, section, &items);
+    }
+    if out.is_empty() { "routes: []\n".into() } else { out }
+}
+
+/// A mapping in the making; what is absent is left out.
+#[derive(Default)]
+struct Fields(Vec<(String, Yaml)>);
+
+impl Fields {
+    fn put(&mut self, key: &str, value: Option<Yaml>) {
+        self.0.extend(value.map(|value| (key.to_owned(), value)));
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        self.put(key, Some(Yaml::text(text)));
+    }
+
+    fn number(&mut self, key: &str, number: Option<u32>) {
+        self.put(key, number.map(|number| Yaml::Scalar(number.to_string())));
+    }
+
+    fn duration(&mut self, key: &str, milliseconds: Option<u64>) {
+        self.put(key, milliseconds.map(|value| Yaml::Scalar(duration::write(value))));
+    }
+
+    fn texts(&mut self, key: &str, texts: &[String]) {
+        self.put(key, (!texts.is_empty()).then(|| list(texts)));
+    }
+
+    fn map(self) -> Yaml {
+        Yaml::Map(self.0)
+    }
+}
+
+fn list(texts: &[String]) -> Yaml {
+    Yaml::List(texts.iter().map(|text| Yaml::text(text)).collect())
+}
+
+fn listener(listener: &wire::Listener) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text("name", &listener.name);
+    fields.text("address", &listener.address);
+    fields.map()
+}
+
+fn backend(backend: &wire::Backend) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text("name", &backend.name);
+    fields.put("endpoints", Some(Yaml::List(backend.endpoints.iter().map(endpoint).collect())));
+    fields.put("load_balancing", backend.load_balancing.as_ref().map(balancing));
+    fields.put("health_check", backend.health_check.as_ref().map(health));
+    fields.map()
+}
+
+fn endpoint(endpoint: &wire::Endpoint) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text("url", &endpoint.url);
+    fields.number("weight", endpoint.weight);
+    fields.map()
+}
+
+fn balancing(balancing: &wire::LoadBalancing) -> Yaml {
+    let policy = match balancing.policy() {
+        wire::load_balancing::Policy::LeastRequest => "least_request",
+        wire::load_balancing::Policy::RoundRobin | wire::load_balancing::Policy::Unspecified => "round_robin",
+    };
+    let mut fields = Fields::default();
+    fields.text("policy", policy);
+    fields.map()
+}
+
+fn health(check: &wire::HealthCheck) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text("path", &check.path);
+    fields.duration("interval", check.interval_ms);
+    fields.duration("timeout", check.timeout_ms);
+    fields.number("healthy_threshold", check.healthy_threshold);
+    fields.number("unhealthy_threshold", check.unhealthy_threshold);
+    fields.map()
+}
+
+fn plugin(plugin: &wire::Plugin) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text("name", &plugin.name);
+    fields.text("type", &plugin.r#type);
+    if plugin.config_json != "{}" {
+        // What is no JSON was not made here; it is shown as it is.
+        let config = serde_json::from_str(&plugin.config_json).map(|value| json(&value));
+        fields.put("config", Some(config.unwrap_or_else(|_| Yaml::text(&plugin.config_json))));
+    }
+    fields.map()
+}
+
+/// The parser of JSON bounds how deep this recurses.
+fn json(value: &serde_json::Value) -> Yaml {
+    match value {
+        serde_json::Value::String(text) => Yaml::text(text),
+        serde_json::Value::Array(items) => Yaml::List(items.iter().map(json).collect()),
+        serde_json::Value::Object(entries) => {
+            Yaml::Map(entries.iter().map(|(key, value)| (quoted(key), json(value))).collect())
+        }
+        scalar => Yaml::Scalar(scalar.to_string()),
+    }
+}
+
+fn route(route: &wire::Route) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text("name", &route.name);
+    fields.texts("listeners", &route.listeners);
+    match route.hosts.as_slice() {
+        [host] => fields.text("host", host),
+        hosts => fields.texts("hosts", hosts),
+    }
+    match route.rules.as_slice() {
+        [only] => rule(&mut fields, only),
+        rules => {
+            let each = |one: &wire::Rule| {
+                let mut fields = Fields::default();
+                rule(&mut fields, one);
+                fields.map()
+            };
+            fields.put("rules", Some(Yaml::List(rules.iter().map(each).collect())));
+        }
+    }
+    fields.map()
+}
+
+fn rule(fields: &mut Fields, rule: &wire::Rule) {
+    match rule.matches.as_slice() {
+        [] => {}
+        // Written flat, it would be no match at all.
+        [only] if *only != wire::Match::default() => conditions(fields, only),
+        matches => {
+            let each = |one: &wire::Match| {
+                let mut fields = Fields::default();
+                conditions(&mut fields, one);
+                fields.map()
+            };
+            fields.put("matches", Some(Yaml::List(matches.iter().map(each).collect())));
+        }
+    }
+    let backend = match rule.backends.as_slice() {
+        [only] => backend_ref(only),
+        backends => Yaml::List(backends.iter().map(backend_ref).collect()),
+    };
+    fields.put("backend", Some(backend));
+    fields.put("strip_prefix", rule.strip_prefix.map(|strip| Yaml::Scalar(strip.to_string())));
+    if let Some(timeouts) = &rule.timeouts {
+        let total = wire::Timeouts { total_ms: timeouts.total_ms, ..wire::Timeouts::default() };
+        if *timeouts == total {
+            fields.duration("timeout", timeouts.total_ms);
+        } else {
+            let mut all = Fields::default();
+            all.duration("connect", timeouts.connect_ms);
+            all.duration("per_try", timeouts.per_try_ms);
+            all.duration("total", timeouts.total_ms);
+            all.duration("idle", timeouts.idle_ms);
+            fields.put("timeouts", Some(all.map()));
+        }
+    }
+    fields.put("retry", rule.retry.as_ref().map(retry));
+    fields.texts("plugins", &rule.plugins);
+}
+
+fn conditions(fields: &mut Fields, conditions: &wire::Match) {
+    use wire::path_match::Kind;
+    fields.put(
+        "path",
+        conditions.path.as_ref().and_then(|path| path.kind.as_ref()).map(|path| match path {
+            Kind::Prefix(prefix) => Yaml::text(prefix),
+            Kind::Exact(exact) => single("exact", exact),
+            Kind::Regex(regex) => single("regex", regex),
+        }),
+    );
+    match conditions.methods.as_slice() {
+        [method] => fields.text("method", method),
+        methods => fields.texts("method", methods),
+    }
+    for (key, values) in [("headers", &conditions.headers), ("query", &conditions.query)] {
+        let entries: Vec<_> = values.iter().map(|value| (quoted(&value.name), value_match(value))).collect();
+        fields.put(key, (!entries.is_empty()).then_some(Yaml::Map(entries)));
+    }
+}
+
+fn value_match(condition: &wire::ValueMatch) -> Yaml {
+    match &condition.kind {
+        Some(wire::value_match::Kind::Exact(exact)) => Yaml::text(exact),
+        Some(wire::value_match::Kind::Regex(regex)) => single("regex", regex),
+        None => Yaml::Map(Vec::new()),
+    }
+}
+
+fn single(key: &str, text: &str) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text(key, text);
+    fields.map()
+}
+
+fn backend_ref(backend: &wire::BackendRef) -> Yaml {
+    use wire::backend_ref::Target;
+    let bare = backend.weight.is_none() && backend.plugins.is_empty();
+    let (key, target) = match &backend.target {
+        Some(Target::Name(name)) => ("name", name.as_str()),
+        Some(Target::Url(url)) => ("url", url.as_str()),
+        None => ("name", ""),
+    };
+    // As a bare string, "://" is what tells a URL from a name.
+    if bare && (key == "url") == target.contains("://") {
+        return Yaml::text(target);
+    }
+    let mut fields = Fields::default();
+    fields.text(key, target);
+    fields.number("weight", backend.weight);
+    fields.texts("plugins", &backend.plugins);
+    fields.map()
+}
+
+fn retry(retry: &wire::Retry) -> Yaml {
+    let mut fields = Fields::default();
+    fields.number("attempts", Some(retry.attempts));
+    // Without causes it is for connections alone.
+    if !(retry.on_connect && retry.on_statuses.is_empty()) {
+        let connect = retry.on_connect.then(|| Yaml::text("connect"));
+        let statuses = retry.on_statuses.iter().map(|status| Yaml::Scalar(status.to_string()));
+        fields.put("on", Some(Yaml::List(connect.into_iter().chain(statuses).collect())));
+    }
+    fields.map()
+}
