@@ -1,0 +1,2 @@
+//! What a configuration costs: parsing it, compiling it, changing it, and finding a route in it.
+fn main() {}
