@@ -1,4 +1,7 @@
 //! The floor: a relay that reads nothing of what it carries. What a proxy costs above this is its own doing.
+//!
+//! Except where each request has a new connection: the relay then needs a new one to the upstream too, which a proxy
+//! takes from its pool.
 
 use std::net::SocketAddr;
 
