@@ -164,6 +164,15 @@ pub fn own_cpu() -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(on_cpu_ns(&text)?))
 }
 
+/// CPU time of the whole machine until now, by whatever, to the hundredth of a second.
+///
+/// # Errors
+/// If the kernel does not account for it.
+pub fn machine_cpu() -> anyhow::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat").context("no /proc/stat")?;
+    busy_ticks(&text).map(|ticks| Duration::from_millis(ticks * 10)).context("unreadable /proc/stat")
+}
+
 /// An address on the loopback interface that nobody uses now.
 ///
 /// # Errors
@@ -232,6 +241,14 @@ fn on_cpu_ns(schedstat: &str) -> anyhow::Result<u64> {
     schedstat.split_whitespace().next().and_then(|field| field.parse().ok()).context("unreadable schedstat")
 }
 
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let ticks: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
+    // user nice system idle iowait irq softirq steal; what follows is within user and nice.
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks[..] else { return None };
+    Some(user + nice + system + irq + softirq + steal)
+}
+
 fn peak_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
@@ -287,6 +304,7 @@ mod tests {
     #[test]
     fn kernel_files_are_read() {
         assert_eq!(on_cpu_ns("943804615 1143216 64\n").ok(), Some(943_804_615));
+        assert_eq!(busy_ticks("cpu  1 2 3 400 500 6 7 8 0 0\ncpu0 9 9 9 9 9 9 9 9 9 9\n"), Some(27));
         assert_eq!(peak_bytes("VmPeak:\t 9 kB\nVmHWM:\t    3872 kB\n"), Some(3872 << 10));
         assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));
     }

@@ -8,15 +8,22 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
+use tokio::time::Instant;
 
 use super::{
+    client,
+    load::Load,
     process::{self, Process},
     rustygate,
 };
+
+/// How long a proxy that listens may take to give its first right answer.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
@@ -85,6 +92,28 @@ pub struct Proxy {
     pub process: Process,
 }
 
+impl Proxy {
+    /// A proxy that listens need not have its configuration yet.
+    async fn wait_until_it_answers(&self) -> anyhow::Result<()> {
+        let plan = client::Plan {
+            target: self.address,
+            load: Load::Small,
+            requests: 1,
+            connections: 1,
+            time_max: Duration::from_secs(5),
+        };
+        let deadline = Instant::now() + ANSWER_MAX;
+        loop {
+            let outcome = client::run(&plan).await?;
+            let Some(error) = outcome.first_error else { return Ok(()) };
+            if Instant::now() >= deadline {
+                bail!("{} gives no right answer: {error}: {}", self.kind.title(), self.process.last_output());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
 /// Why a proxy is not among those compared.
 #[derive(Debug)]
 pub struct Missing {
@@ -128,6 +157,9 @@ impl Field {
             rustygate::start(&ours, setting, &mut field).await?;
         }
         field.proxies.sort_by_key(|proxy| proxy.kind);
+        for proxy in &field.proxies {
+            proxy.wait_until_it_answers().await?;
+        }
         Ok(field)
     }
 

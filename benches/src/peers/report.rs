@@ -12,8 +12,10 @@ use super::{
     run::{Plan, Results, Sample},
 };
 
-/// Above this share of its core something is taken to be the bottleneck.
+/// A proxy that used this share of its core could not have served more.
 const BUSY: f64 = 0.95;
+/// What the rest of the machine may use of a core before it disturbs.
+const OTHERS_BUSY_MAX: f64 = 0.15;
 
 /// What RustyGate promises for the small load: (of, relative to, at most).
 const TARGETS: [(Kind, Against, f64); 3] = [
@@ -114,7 +116,8 @@ impl Results {
                 .iter()
                 .filter(|&&kind| {
                     let busy = |value| self.median(kind, load, value).unwrap_or_default();
-                    busy(|sample| sample.load_busy) > BUSY && busy(|sample| sample.proxy_busy) <= BUSY
+                    let proxy = busy(|sample| sample.proxy_busy);
+                    proxy < BUSY && proxy < busy(|sample| sample.load_busy)
                 })
                 .map(|kind| kind.title())
                 .collect();
@@ -130,6 +133,11 @@ impl Results {
                 let errors: u64 = samples.iter().map(|sample| sample.errors).sum();
                 notes.push(format!("{}: {}: {errors} errors, the first: {error}", load.name(), kind.title()));
             }
+        }
+        if let Some(others) = median(self.samples.values().flatten().map(|sample| sample.others_busy).collect())
+            && others > OTHERS_BUSY_MAX
+        {
+            notes.push(format!("the machine was not quiet: something else used {others:.2} of a core; measure again"));
         }
         for missing in &self.missing {
             notes.push(format!("{} was skipped: {}", missing.kind.title(), missing.why));
@@ -196,6 +204,7 @@ impl Results {
                 "memory_bytes": sample.memory_bytes,
                 "proxy_busy": sample.proxy_busy,
                 "load_busy": sample.load_busy,
+                "others_busy": sample.others_busy,
                 "errors": sample.errors,
                 "first_error": sample.first_error,
             })
@@ -309,6 +318,7 @@ mod tests {
             memory_bytes: 3 << 20,
             proxy_busy: 0.5,
             load_busy: 0.99,
+            others_busy: 0.5,
             errors: 0,
             first_error: None,
         };
@@ -353,9 +363,10 @@ mod tests {
     }
 
     #[test]
-    fn a_load_side_at_its_limit_is_told() {
+    fn a_limited_load_side_and_a_busy_machine_are_told() {
         let notes = results(&[(Kind::Nginx, &[5.0])]).notes();
         assert!(notes[0].starts_with("small: the load side was the bottleneck for nginx"), "{notes:?}");
+        assert!(notes[1].contains("something else used 0.50 of a core"), "{notes:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use tokio::time::Instant;
 
 use super::{
     client::Outcome,
@@ -54,6 +55,8 @@ pub struct Sample {
     pub proxy_busy: f64,
     /// Share of a core that the load generator and the upstream used.
     pub load_busy: f64,
+    /// Share of a core that everything else on the machine used.
+    pub others_busy: f64,
     /// Requests without a right answer.
     pub errors: u64,
     /// What the first of them was.
@@ -134,10 +137,14 @@ async fn measure(proxy: &Proxy, load: Load, plan: &Plan, upstream: &Process) -> 
     let warm_up = (requests / 10).max(plan.connections as u64);
     generate(proxy, load, warm_up, plan).await?;
     proxy.process.reset_peak_memory();
+    let (started, machine_before) = (Instant::now(), process::machine_cpu()?);
     let (proxy_before, upstream_before) = (proxy.process.cpu()?, upstream.cpu()?);
     let outcome = generate(proxy, load, requests, plan).await?;
     let proxy_cpu = proxy.process.cpu()?.since(&proxy_before).as_secs_f64();
     let upstream_cpu = upstream.cpu()?.since(&upstream_before).as_secs_f64();
+    let machine_cpu = process::machine_cpu()?.saturating_sub(machine_before).as_secs_f64();
+    let others_cpu = (machine_cpu - proxy_cpu - upstream_cpu - outcome.cpu_seconds).max(0.0);
+    let others_busy = others_cpu / started.elapsed().as_secs_f64();
     let memory_bytes = proxy.process.peak_memory();
     proxy.process.discard_output();
     Ok(Sample {
@@ -148,6 +155,7 @@ async fn measure(proxy: &Proxy, load: Load, plan: &Plan, upstream: &Process) -> 
         memory_bytes,
         proxy_busy: proxy_cpu / outcome.seconds,
         load_busy: (upstream_cpu + outcome.cpu_seconds) / outcome.seconds,
+        others_busy,
         errors: outcome.errors,
         first_error: outcome.first_error,
     })
