@@ -1,0 +1,6 @@
+//! The control plane from outside: real SQLite files, real gRPC, fake proxies.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod harness;
+mod stream;
