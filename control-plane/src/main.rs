@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// RustyGate's control plane: keeps the configuration and sends it to the proxies
 #[derive(Debug, Parser)]
-#[command(name = "rustygate-control-plane", version, args_conflicts_with_subcommands = false)]
+#[command(name = "rustygate-control-plane", version)]
 struct Cli {
     #[command(flatten)]
     settings: Settings,

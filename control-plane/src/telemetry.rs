@@ -1,9 +1,9 @@
 //! Logs and metrics. The registry is made here and passed down; there is no global one.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{
         counter::Counter,
         family::Family,
@@ -15,7 +15,7 @@ use prometheus_client::{
 use tracing_subscriber::EnvFilter;
 
 /// How a push ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApplyOutcome {
     /// A new revision.
     Changed,
@@ -29,6 +29,19 @@ pub enum ApplyOutcome {
     Conflict,
     /// The control plane could not do it.
     Failed,
+}
+
+impl EncodeLabelValue for ApplyOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(match self {
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::DryRun => "dry_run",
+            Self::Refused => "refused",
+            Self::Conflict => "conflict",
+            Self::Failed => "failed",
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -139,7 +139,7 @@ fn upsert(
         let (kind, name) = match key_of(&resource) {
             Ok(key) => key,
             Err(fault) => {
-                faults.push(fault);
+                faults.push(*fault);
                 continue;
             }
         };
@@ -224,19 +224,19 @@ fn note(
     differences.insert((kind as i32, name), difference);
 }
 
-fn key_of(resource: &wire::Resource) -> Result<(Kind, Arc<str>), wire::Fault> {
+fn key_of(resource: &wire::Resource) -> Result<(Kind, Arc<str>), Box<wire::Fault>> {
     let Some((kind, name)) = resource.key() else {
         let hint = "this control plane may be older than the client: upgrade it";
-        return Err(fault("RG0104", Kind::Unspecified, "", "a resource has no kind", hint));
+        return Err(Box::new(fault("RG0104", Kind::Unspecified, "", "a resource has no kind", hint)));
     };
     if name.is_empty() {
         let message = format!("a {} has no name", kind.noun());
-        return Err(fault("RG0104", kind, "", &message, "name it"));
+        return Err(Box::new(fault("RG0104", kind, "", &message, "name it")));
     }
     if name.len() > NAME_BYTES_MAX {
         let message = format!("the name has {} bytes; the most is {NAME_BYTES_MAX}", name.len());
         let shown: String = name.chars().take(60).collect();
-        return Err(fault("RG0108", kind, &shown, &message, "shorten it"));
+        return Err(Box::new(fault("RG0108", kind, &shown, &message, "shorten it")));
     }
     Ok((kind, name.into()))
 }

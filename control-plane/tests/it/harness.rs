@@ -193,10 +193,20 @@ impl Proxy {
         proxy
     }
 
+    /// A proxy that has nothing, of a control plane elsewhere.
+    pub async fn connect_to(channel: Channel, node_id: &str) -> Result<Self, Status> {
+        let proxy = Self::open_on(SnapshotServiceClient::new(channel)).await?;
+        proxy.say(stream_request::Message::Hello(Held::default().hello(node_id))).await;
+        Ok(proxy)
+    }
+
     /// A stream on which nothing was said.
     pub async fn open(plane: &Plane) -> Result<Self, Status> {
+        Self::open_on(SnapshotServiceClient::new(plane.channel().await)).await
+    }
+
+    async fn open_on(mut client: SnapshotServiceClient<Channel>) -> Result<Self, Status> {
         let (say, requests) = mpsc::channel(8);
-        let mut client = SnapshotServiceClient::new(plane.channel().await);
         let frames = client.stream(ReceiverStream::new(requests)).await?.into_inner();
         Ok(Self { say, frames, held: Held::default(), heartbeats: 0 })
     }

@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod crash;
+mod doors;
 mod harness;
+mod lifecycle;
 mod stream;
