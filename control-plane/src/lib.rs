@@ -1,4 +1,20 @@
-//! RustyGate's control plane: manifest (YAML) -> validate -> store -> snapshot -> stream.
+//! RustyGate's control plane: YAML in, versioned snapshots out.
+//!
+//! The path of a change, in module names: `api` (transport) -> [`manifest`] (YAML -> resources) -> [`apply`] (merge,
+//! prove, commit) -> [`store`] (the only SQL) -> [`publish`] (the present head) -> [`snapshot`] (frames and checksum)
+//! -> [`discovery`] (one stream per proxy), with [`fleet`] knowing who serves what. [`app`] wires it; [`auth`] keeps
+//! the door.
 
+pub mod api;
+pub mod app;
+pub mod apply;
+pub mod auth;
+pub mod discovery;
+pub mod fleet;
 pub mod manifest;
+pub mod publish;
 pub mod report;
+pub mod settings;
+pub mod snapshot;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,122 @@
+//! What the router would do with a request: the request is put together from its description, seen as a proxy would
+//! see it, and given to the proxies' own router.
+
+use rustygate_data_plane::{
+    canonical,
+    fields::{Fields, is_field_value, is_token},
+    route::RequestView,
+    snapshot::Snapshot,
+};
+use rustygate_proto::v1 as wire;
+use tonic::Status;
+
+const CANDIDATES_MAX: usize = 100;
+const URL_BYTES_MAX: usize = 64 << 10;
+const HEADERS_MAX: usize = 200;
+
+/// The parts of "http://host[:port]/path?query".
+#[derive(Debug, PartialEq, Eq)]
+struct Url<'a> {
+    authority: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+pub(super) fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Result<wire::ExplainResponse, Status> {
+    let url = split(&request.url).map_err(Status::invalid_argument)?;
+    let method = if request.method.is_empty() { "GET" } else { &request.method };
+    if !is_token(method.as_bytes()) {
+        return Err(Status::invalid_argument(format!("{method:?} is not a method")));
+    }
+    let fields = fields(&request.headers)?;
+    let mut response = wire::ExplainResponse { revision: snapshot.revision, ..Default::default() };
+    let host = match canonical::host(url.authority.as_bytes()) {
+        Ok(host) => host.name,
+        Err(refused) => return Ok(refusal(response, &refused)),
+    };
+    response.canonical_host = host.to_string();
+    let path = match canonical::path(url.path.as_bytes()) {
+        Ok(path) => path,
+        Err(refused) => return Ok(refusal(response, &refused)),
+    };
+    response.canonical_path = path.to_string();
+    let view = RequestView {
+        listener: &request.listener,
+        method,
+        host: &host,
+        path: &path,
+        query: url.query,
+        fields: &fields,
+    };
+    response.candidates = snapshot.router.explain(&view, CANDIDATES_MAX);
+    Ok(response)
+}
+
+fn refusal(response: wire::ExplainResponse, refused: &canonical::Refused) -> wire::ExplainResponse {
+    wire::ExplainResponse { refused: refused.to_string(), ..response }
+}
+
+fn split(url: &str) -> Result<Url<'_>, String> {
+    if url.len() > URL_BYTES_MAX {
+        return Err(format!("the URL is longer than {URL_BYTES_MAX} bytes"));
+    }
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let rest = rest.ok_or_else(|| format!("{url:?} is not http://host[:port]/path?query"))?;
+    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if authority.is_empty() {
+        return Err(format!("{url:?} has no host"));
+    }
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    Ok(Url { authority, path: if path.is_empty() { "/" } else { path }, query })
+}
+
+fn fields(headers: &[wire::Header]) -> Result<Fields, Status> {
+    if headers.len() > HEADERS_MAX {
+        return Err(Status::invalid_argument(format!("more than {HEADERS_MAX} headers")));
+    }
+    let mut fields = Fields::new();
+    for header in headers {
+        if !is_token(header.name.as_bytes()) || !is_field_value(header.value.as_bytes()) {
+            return Err(Status::invalid_argument(format!("{:?} is not a valid header", header.name)));
+        }
+        fields.append(&header.name, header.value.as_bytes());
+    }
+    Ok(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_split_without_being_changed() {
+        let parts = |url| split(url).expect("a URL");
+        assert_eq!(parts("http://a:80/x/../y?q=/?"), Url { authority: "a:80", path: "/x/../y", query: Some("q=/?") });
+        assert_eq!(parts("https://a"), Url { authority: "a", path: "/", query: None });
+        assert_eq!(parts("http://a?q"), Url { authority: "a", path: "/", query: Some("q") });
+        assert_eq!(parts("http://a/b#c?d"), Url { authority: "a", path: "/b", query: None });
+        for bad in ["", "/x", "ftp://a/", "http://", "http:///x", "a/b"] {
+            assert!(split(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hostile_headers_and_methods_are_refused() {
+        let snapshot = Snapshot::default();
+        let request = |method: &str, name: &str, value: &str| wire::ExplainRequest {
+            method: method.into(),
+            url: "http://a/".into(),
+            headers: vec![wire::Header { name: name.into(), value: value.into() }],
+            ..Default::default()
+        };
+        assert!(explain(&snapshot, &request("GET", "a", "b")).is_ok());
+        assert!(explain(&snapshot, &request("", "a", "b")).is_ok());
+        for (method, name, value) in [("G T", "a", "b"), ("GET", "a b", "c"), ("GET", "a", "b\r\nc"), ("GET", "", "")] {
+            assert!(explain(&snapshot, &request(method, name, value)).is_err(), "{method:?} {name:?} {value:?}");
+        }
+    }
+}

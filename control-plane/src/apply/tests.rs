@@ -1,0 +1,157 @@
+use tempfile::TempDir;
+
+use super::*;
+
+fn route(name: &str, timeout_ms: u64) -> wire::Resource {
+    let rule = wire::Rule {
+        matches: vec![wire::Match {
+            path: Some(wire::PathMatch { kind: Some(wire::path_match::Kind::Prefix(format!("/{name}"))) }),
+            ..Default::default()
+        }],
+        backends: vec![wire::BackendRef {
+            target: Some(wire::backend_ref::Target::Url("http://127.0.0.1:9".into())),
+            ..Default::default()
+        }],
+        timeouts: Some(wire::Timeouts { total_ms: Some(timeout_ms), ..Default::default() }),
+        ..Default::default()
+    };
+    let route = wire::Route { name: name.into(), rules: vec![rule], ..Default::default() };
+    wire::Resource { kind: Some(wire::resource::Kind::Route(route)) }
+}
+
+struct Fixture {
+    folder: TempDir,
+    applier: Arc<Applier>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let applier = Self::open(&folder).await;
+        Self { folder, applier }
+    }
+
+    async fn open(folder: &TempDir) -> Arc<Applier> {
+        let store = Arc::new(Store::open(&folder.path().join("test.db")).await.expect("opens"));
+        let loaded = store.load().await.expect("loads");
+        Arc::new(Applier::new(store, loaded, Metrics::new()))
+    }
+
+    async fn apply(&self, resources: &[wire::Resource]) -> wire::ApplyResponse {
+        self.apply_with(resources, Options::default()).await.expect("applies")
+    }
+
+    async fn apply_with(
+        &self,
+        resources: &[wire::Resource],
+        options: Options,
+    ) -> Result<wire::ApplyResponse, ApplyError> {
+        self.applier.apply_resources(resources.to_vec(), String::new(), false, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_push_makes_one_revision_and_the_same_push_again_none() {
+    let fixture = Fixture::new().await;
+    let heads = fixture.applier.publisher().subscribe();
+    let first = fixture.apply(&[route("a", 1), route("b", 1)]).await;
+    assert_eq!((first.revision, first.changed, first.diff.len()), (1, true, 2));
+    assert_eq!(heads.borrow().revision.created, 2);
+    let again = fixture.apply(&[route("b", 1), route("a", 1)]).await;
+    assert_eq!((again.revision, again.changed, again.diff.len()), (1, false, 0));
+    let changed = fixture.apply(&[route("b", 2)]).await;
+    assert_eq!((changed.revision, changed.diff.len()), (2, 1));
+    assert_eq!(changed.diff[0].before, Some(route("b", 1)));
+    assert_eq!(changed.diff[0].after, Some(route("b", 2)));
+    let step = heads.borrow().step.clone().expect("a step");
+    assert_eq!((step.from, step.to), (1, 2));
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_the_difference_and_writes_nothing() {
+    let fixture = Fixture::new().await;
+    let options = Options { dry_run: true, ..Default::default() };
+    let dry = fixture.apply_with(&[route("a", 1)], options).await.expect("runs");
+    assert_eq!((dry.revision, dry.changed, dry.diff.len()), (0, false, 1));
+    assert!(fixture.applier.publisher().head().set.is_empty());
+    assert_eq!(fixture.applier.store.history_len().await.expect("counts"), 0);
+}
+
+#[tokio::test]
+async fn a_lost_update_is_refused_with_both_revisions() {
+    let fixture = Fixture::new().await;
+    fixture.apply(&[route("a", 1)]).await;
+    fixture.apply(&[route("a", 2)]).await;
+    let options = Options { if_revision: Some(1), ..Default::default() };
+    let error = fixture.apply_with(&[route("a", 3)], options).await.expect_err("a conflict");
+    assert!(matches!(error, ApplyError::Conflict { wanted: 1, head: 2 }), "{error}");
+    let options = Options { if_revision: Some(2), ..Default::default() };
+    assert_eq!(fixture.apply_with(&[route("a", 3)], options).await.expect("applies").revision, 3);
+}
+
+#[tokio::test]
+async fn a_rollback_is_a_new_revision_with_the_old_content() {
+    let fixture = Fixture::new().await;
+    fixture.apply(&[route("a", 1), route("b", 1)]).await;
+    let checksum = fixture.applier.publisher().head().set.checksum();
+    fixture.apply(&[route("a", 2), route("c", 1)]).await;
+    let key = wire::ResourceKey { kind: wire::Kind::Route.into(), name: "b".into() };
+    assert_eq!(fixture.applier.delete(vec![key], Options::default()).await.expect("deletes").revision, 3);
+    let back = fixture.applier.rollback(1, Options::default()).await.expect("rolls back");
+    assert_eq!((back.revision, back.diff.len()), (4, 3));
+    assert_eq!(fixture.applier.publisher().head().set.checksum(), checksum);
+    assert_eq!(fixture.applier.publisher().head().revision.rollback_of, 1);
+    let error = fixture.applier.rollback(9, Options::default()).await.expect_err("not there");
+    assert!(matches!(error, ApplyError::NoSuchRevision(9)), "{error}");
+}
+
+#[tokio::test]
+async fn pushes_at_once_take_turns_and_all_of_them_count() {
+    let fixture = Fixture::new().await;
+    let pushes: Vec<_> = (0..20)
+        .map(|i| {
+            let applier = fixture.applier.clone();
+            let resources = vec![route(&format!("r{i}"), 1)];
+            tokio::spawn(
+                async move { applier.apply_resources(resources, String::new(), false, Options::default()).await },
+            )
+        })
+        .collect();
+    let mut revisions = Vec::new();
+    for push in pushes {
+        revisions.push(push.await.expect("no panic").expect("applies").revision);
+    }
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=20).collect::<Vec<_>>());
+    assert_eq!(fixture.applier.publisher().head().set.len(), 20);
+}
+
+#[tokio::test]
+async fn what_was_applied_is_there_after_a_restart() {
+    let mut fixture = Fixture::new().await;
+    fixture.apply(&[route("a", 1)]).await;
+    fixture.apply(&[route("b", 1)]).await;
+    let checksum = fixture.applier.publisher().head().set.checksum();
+    fixture.applier.store.close().await;
+    fixture.applier = Fixture::open(&fixture.folder).await;
+    assert_eq!(fixture.applier.publisher().head().set.checksum(), checksum);
+    assert_eq!(fixture.apply(&[route("a", 1), route("b", 2)]).await.revision, 3);
+}
+
+#[tokio::test]
+async fn words_without_end_are_refused() {
+    let fixture = Fixture::new().await;
+    let options = Options { message: "m".repeat(MESSAGE_BYTES_MAX + 1), ..Default::default() };
+    assert!(matches!(fixture.apply_with(&[], options).await, Err(ApplyError::Invalid(_))));
+    let owner = "o".repeat(OWNER_BYTES_MAX + 1);
+    let owned = fixture.applier.apply_resources(Vec::new(), owner, false, Options::default()).await;
+    assert!(matches!(owned, Err(ApplyError::Invalid(_))));
+}
+
+#[test]
+fn a_tokens_name_goes_before_what_the_client_calls_itself() {
+    let said = || Some(wire::ChangeOptions { author: "root".into(), ..Default::default() });
+    assert_eq!(Options::new(said(), Some("ci")).author, "ci");
+    assert_eq!(Options::new(said(), None).author, "root");
+    assert_eq!(Options::new(None, None).author, "anonymous");
+}
