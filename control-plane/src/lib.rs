@@ -1,3 +1,6 @@
 //! RustyGate's control plane: manifest (YAML) -> validate -> store -> snapshot -> stream.
 
+pub mod app;
 pub mod manifest;
+pub mod report;
+pub mod settings;

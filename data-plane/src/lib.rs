@@ -3,6 +3,7 @@
 //! Request path: `listener` -> `proxy` -> `route` -> `plugin` (request) -> `upstream` -> `plugin` (response) ->
 //! `telemetry::access_log`. Configuration path: `sync` -> `snapshot::compile` -> `publish` -> ACK.
 
+pub mod app;
 pub mod canonical;
 pub mod fields;
 pub mod plugin;
