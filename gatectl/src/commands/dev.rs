@@ -1,0 +1,456 @@
+//! `dev`: a control plane and a proxy in this process, over the same gRPC as in two.
+//!
+//! Files are applied by the API as owner "dev" with pruning, so what a save takes out goes away, and what was applied
+//! by `gatectl apply` beside it stays.
+
+mod demo;
+mod summary;
+mod watch;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use rustygate_control_plane as control_plane;
+use rustygate_data_plane as data_plane;
+use rustygate_proto::v1 as wire;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use self::{demo::Demo, summary::Places};
+use super::change;
+use crate::{
+    client::{Client, Connection},
+    diff,
+    failure::{Exit, Failure},
+    input,
+    output::{Screen, count, unix_ms_now},
+};
+
+/// Whose the resources are that `dev` applies.
+const OWNER: &str = "dev";
+
+/// Where the configuration is kept, in the folder that `dev` is started in.
+const DATABASE: &str = ".rustygate/dev.db";
+
+/// What is applied without `-f`, if it is there.
+const DEFAULT_FILE: &str = "config/default.yaml";
+
+/// The same file, for a `gatectl` that was installed.
+const DEFAULT_YAML: &str = include_str!("../../../config/default.yaml");
+
+/// Until the proxy serves what was applied.
+const READY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// `dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// What to apply: a file, or a folder (its *.yaml and *.yml); repeatable [default: config/default.yaml]
+    #[arg(long = "file", short = 'f', value_name = "PATH", conflicts_with = "demo")]
+    pub paths: Vec<PathBuf>,
+
+    /// Run three demo services too, with routes to them, and forget everything at the end
+    #[arg(long)]
+    pub demo: bool,
+
+    /// Apply the files again when they are saved; faults are shown and what was served stays
+    #[arg(long)]
+    pub watch: bool,
+
+    /// Where the configuration is kept [default: .rustygate/dev.db; with --demo a temporary file]
+    #[arg(long, value_name = "FILE")]
+    pub database: Option<PathBuf>,
+
+    /// Where the proxy accepts clients when the configuration has no listeners
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// Where the proxy serves /metrics, /healthz and /readyz
+    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+    pub admin_listen: SocketAddr,
+
+    /// Where the control plane serves gRPC
+    #[arg(long, default_value = "127.0.0.1:8082", value_name = "ADDRESS")]
+    pub grpc_listen: SocketAddr,
+
+    /// Where the control plane serves its console, /metrics and /healthz
+    #[arg(long, default_value = "127.0.0.1:8083", value_name = "ADDRESS")]
+    pub http_listen: SocketAddr,
+
+    /// Worker threads of the proxy [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Log more: -v for info, -vv for debug
+    #[arg(long, short = 'v', action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Runs everything until it is interrupted.
+pub(crate) async fn run(screen: Screen, args: DevArgs) -> Result<Exit, Failure> {
+    log(args.verbose, screen);
+    ports_are_free(&args)?;
+    // Before anything runs, so that an early Ctrl-C ends it in order too.
+    let stop = Stop::new()?;
+
+    let demo = if args.demo { Some(Demo::start().await?) } else { None };
+    let source = Source::choose(&args, demo.as_ref());
+    let database = database(&args, demo.as_ref())?;
+    let control_plane = start_control_plane(&args, &database).await?;
+    let url = format!("http://{}", control_plane.grpc);
+    let client = Client::connect(&Connection { url: url.clone(), token: None, ca: None }).await?;
+
+    first_apply(screen, &client, &source, args.watch).await?;
+    let proxy = start_proxy(&args, url).await?;
+    let places = Places {
+        listeners: proxy.listeners(),
+        admin: proxy.admin,
+        grpc: control_plane.grpc,
+        http: control_plane.http,
+        database,
+        manifest: source.title(),
+        demo: demo.is_some(),
+    };
+
+    let interrupted = tokio::select! {
+        failure = serve(screen, &client, &proxy, &args, &source, places) => Err(failure),
+        () = stop.asked() => Ok(Exit::Success),
+    };
+    screen.note("\nfinishing the requests in flight; Ctrl-C again ends at once");
+    let again = Stop::new()?;
+    tokio::select! {
+        () = async { proxy.shutdown().await; control_plane.shutdown().await; } => interrupted,
+        () = again.asked() => Err(Failure::new("ended before every request was finished")),
+    }
+}
+
+/// Shows what is where once it serves, then applies what is saved; returns only if it cannot go on.
+async fn serve(
+    screen: Screen,
+    client: &Client,
+    proxy: &data_plane::app::Running,
+    args: &DevArgs,
+    source: &Source,
+    mut places: Places,
+) -> Failure {
+    // The watch begins before the table is shown: who reads it may save at once.
+    let saves = match (args.watch, source.paths()) {
+        (true, Some(paths)) => match watch::Saves::of(paths) {
+            Ok(saves) => Some(saves),
+            Err(failure) => return failure,
+        },
+        (true, None) => {
+            screen.warn("--watch has no file to watch: config/default.yaml is not here, the one built in is served");
+            None
+        }
+        (false, _) => None,
+    };
+    if tokio::time::timeout(READY_TIME_MAX, proxy.ready()).await.is_err() {
+        match refusal(client, screen).await {
+            Ok(failure) if !args.watch => return failure,
+            Ok(failure) => screen.failure(&failure),
+            Err(failure) => return failure,
+        }
+    }
+    places.listeners = proxy.listeners();
+    let shown = match client.get(wire::GetRequest::default()).await {
+        Ok(stored) => screen.data(&summary::render(&places, &stored.resources, screen.paint)),
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = shown {
+        return failure;
+    }
+    match saves {
+        Some(saves) => apply_saves(screen, client, source, saves).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn apply_saves(screen: Screen, client: &Client, source: &Source, mut saves: watch::Saves) -> Failure {
+    let mut last = source.read().ok();
+    loop {
+        saves.next().await;
+        // A save that changes no byte, and the many events of one save, are not worth a word.
+        let documents = match source.read() {
+            Ok(documents) if last.as_ref() == Some(&documents) => continue,
+            Ok(documents) => documents,
+            Err(failure) => {
+                screen.failure(&failure);
+                last = None;
+                continue;
+            }
+        };
+        last = Some(documents.clone());
+        match apply_save(client, documents).await {
+            Ok(Saved::Serving(line)) => screen.note(&line),
+            Ok(Saved::Faulty(faults)) => {
+                screen.faults(&faults);
+                screen.failure(&Failure::new(format!(
+                    "{}; what was served before still is",
+                    count(faults.len(), "fault")
+                )));
+            }
+            Ok(Saved::NotServed) => match refusal(client, screen).await {
+                Ok(failure) | Err(failure) => screen.failure(&failure),
+            },
+            Err(failure) => screen.failure(&failure),
+        }
+    }
+}
+
+/// What became of a save.
+enum Saved {
+    Serving(String),
+    Faulty(Vec<wire::Fault>),
+    NotServed,
+}
+
+async fn apply_save(client: &Client, documents: Vec<wire::Document>) -> Result<Saved, Failure> {
+    let response = client.apply(request(documents, "saved")).await?;
+    if !response.faults.is_empty() {
+        return Ok(Saved::Faulty(response.faults));
+    }
+    let waited = change::wait(client, response.revision, READY_TIME_MAX).await?;
+    if waited.response.outcome() != wire::wait_response::Outcome::Serving {
+        return Ok(Saved::NotServed);
+    }
+    let revision = response.revision;
+    Ok(Saved::Serving(match response.diff.is_empty() {
+        true => format!("saved: nothing differs from revision {revision}"),
+        false => format!("saved: revision {revision} is served ({})", diff::tally(&response.diff)),
+    }))
+}
+
+async fn first_apply(screen: Screen, client: &Client, source: &Source, go_on: bool) -> Result<(), Failure> {
+    let response = client.apply(request(source.read()?, "gatectl dev")).await?;
+    if response.faults.is_empty() {
+        return Ok(());
+    }
+    screen.faults(&response.faults);
+    let failure = Failure::new(format!("{} in {}", count(response.faults.len(), "fault"), source.title()));
+    if !go_on {
+        return Err(failure.with_hint("with --watch, `gatectl dev` waits for a save that mends it"));
+    }
+    screen.failure(&failure);
+    Ok(())
+}
+
+fn request(documents: Vec<wire::Document>, message: &str) -> wire::ApplyRequest {
+    let options = wire::ChangeOptions {
+        author: "gatectl dev".to_owned(),
+        message: message.to_owned(),
+        ..wire::ChangeOptions::default()
+    };
+    wire::ApplyRequest { documents, options: Some(options), owner: OWNER.to_owned(), prune: true }
+}
+
+/// Why the proxy does not serve.
+async fn refusal(client: &Client, screen: Screen) -> Result<Failure, Failure> {
+    let fleet = client.proxies().await?;
+    let refusals = change::refusals(&fleet.proxies, 1, screen.note_paint);
+    if refusals.is_empty() {
+        let time = READY_TIME_MAX.as_secs();
+        return Ok(Failure::new(format!("the proxy does not serve after {time} s")).with_hint("-v shows its log"));
+    }
+    screen.note(&refusals);
+    Ok(Failure::new("the proxy cannot serve the configuration").with_hint("change the file, or free the address"))
+}
+
+async fn start_control_plane(args: &DevArgs, database: &Path) -> Result<control_plane::app::Running, Failure> {
+    let settings = control_plane::settings::Settings {
+        database: database.to_owned(),
+        grpc_listen: args.grpc_listen,
+        http_listen: args.http_listen,
+        tls_cert: None,
+        tls_key: None,
+        require_tokens: false,
+        insecure: false,
+    };
+    control_plane::app::start(settings).await.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        Failure::new(format!("cannot start the control plane: {error:#}"))
+            .with_hint(format!("its database is {}; --database FILE names another", database.display()))
+    })
+}
+
+async fn start_proxy(args: &DevArgs, control_plane: String) -> Result<data_plane::app::Running, Failure> {
+    let settings = data_plane::settings::Settings {
+        control_plane,
+        token_file: None,
+        control_plane_ca: None,
+        // It lives and dies with its control plane, so it needs no memory of its own.
+        data_dir: None,
+        node_id: Some("dev".to_owned()),
+        labels: Vec::new(),
+        listen: args.listen,
+        admin_listen: args.admin_listen,
+        workers: args.workers,
+    };
+    data_plane::app::start(settings).await.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        Failure::new(format!("cannot start the proxy: {error:#}"))
+    })
+}
+
+/// Says which flag moves a port that is taken, before anything starts.
+fn ports_are_free(args: &DevArgs) -> Result<(), Failure> {
+    let ports = [
+        ("--listen", "the proxy", args.listen),
+        ("--admin-listen", "the proxy's metrics", args.admin_listen),
+        ("--grpc-listen", "the control plane's gRPC", args.grpc_listen),
+        ("--http-listen", "the control plane's HTTP", args.http_listen),
+    ];
+    for (flag, what, address) in ports {
+        // Dropped at once. The proxy's own sockets share their port, so they would not notice another owner.
+        if let Err(error) = TcpListener::bind(address) {
+            return Err(Failure::new(format!("cannot listen on {address} for {what}: {error}")).with_hint(format!(
+                "another `gatectl dev` may be running; {flag} HOST:PORT names another address (port 0 takes a free one)"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn database(args: &DevArgs, demo: Option<&Demo>) -> Result<PathBuf, Failure> {
+    let database = match (&args.database, demo) {
+        (Some(database), _) => database.clone(),
+        (None, Some(demo)) => return Ok(demo.folder().join("demo.db")),
+        (None, None) => PathBuf::from(DATABASE),
+    };
+    if let Some(folder) = database.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder)
+            .map_err(|error| Failure::new(format!("cannot make the folder {}: {error}", folder.display())))?;
+    }
+    Ok(database)
+}
+
+fn log(verbose: u8, screen: Screen) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("RUSTYGATE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // Fails only if something logs already; then that goes on.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(screen.note_paint.on)
+        .with_target(false)
+        .try_init();
+}
+
+/// What is applied.
+#[derive(Debug)]
+enum Source {
+    /// Files and folders.
+    Files(Vec<PathBuf>),
+    /// The default file, which is not here.
+    BuiltIn,
+}
+
+impl Source {
+    fn choose(args: &DevArgs, demo: Option<&Demo>) -> Self {
+        match demo {
+            Some(demo) => Self::Files(vec![demo.manifest()]),
+            None if !args.paths.is_empty() => Self::Files(args.paths.clone()),
+            None if Path::new(DEFAULT_FILE).is_file() => Self::Files(vec![DEFAULT_FILE.into()]),
+            None => Self::BuiltIn,
+        }
+    }
+
+    fn read(&self) -> Result<Vec<wire::Document>, Failure> {
+        match self {
+            Self::Files(paths) => match paths.iter().any(|path| input::is_stdin(path)) {
+                true => Err(Failure::new("`gatectl dev` reads files, not stdin")),
+                false => input::read(paths),
+            },
+            Self::BuiltIn => Ok(vec![wire::Document { file: DEFAULT_FILE.to_owned(), yaml: DEFAULT_YAML.to_owned() }]),
+        }
+    }
+
+    fn paths(&self) -> Option<&[PathBuf]> {
+        match self {
+            Self::Files(paths) => Some(paths),
+            Self::BuiltIn => None,
+        }
+    }
+
+    fn title(&self) -> String {
+        match self {
+            Self::Files(paths) => paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+            Self::BuiltIn => format!("{DEFAULT_FILE} (built in)"),
+        }
+    }
+}
+
+/// Ctrl-C, or the signal that service managers send.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Failure> {
+        let cannot = |error| Failure::new(format!("cannot wait for signals: {error}"));
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(cannot)?,
+            terminate: signal(SignalKind::terminate()).map_err(cannot)?,
+        })
+    }
+
+    async fn asked(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A name for something temporary that no other process of this machine uses now.
+fn unique(prefix: &str) -> String {
+    format!("{prefix}-{}-{}", std::process::id(), unix_ms_now())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn dev(args: &[&str]) -> DevArgs {
+        let cli = Cli::try_parse_from([&["gatectl", "dev"], args].concat()).expect("parses");
+        let Command::Dev(args) = cli.command else { panic!("dev") };
+        args
+    }
+
+    #[test]
+    fn a_taken_port_names_the_flag_that_moves_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = taken.local_addr().expect("address").to_string();
+        for flag in ["--listen", "--admin-listen", "--grpc-listen", "--http-listen"] {
+            let mut args = vec![];
+            for other in ["--listen", "--admin-listen", "--grpc-listen", "--http-listen"] {
+                args.extend([other, if other == flag { &address } else { "127.0.0.1:0" }]);
+            }
+            let Err(Failure::Error { message, hint }) = ports_are_free(&dev(&args)) else { panic!("must be refused") };
+            assert!(message.contains(&address), "{message}");
+            assert!(hint.contains(&format!("{flag} HOST:PORT")), "{hint}");
+        }
+    }
+
+    #[test]
+    fn the_built_in_file_is_the_one_of_the_repository() {
+        let routes: serde_json::Value = serde_yaml::from_str(DEFAULT_YAML).expect("YAML");
+        let expected = serde_json::json!({"routes": [
+            {"path": "/api/test", "backend": "http://localhost:8001"},
+            {"path": "/api/users", "backend": "http://localhost:8002"},
+        ]});
+        assert_eq!(routes, expected);
+    }
+}
