@@ -33,6 +33,8 @@ pub(crate) enum Failure {
         /// What to do about it; may be empty.
         hint: String,
     },
+    /// Faults or the like, which were shown already.
+    Told,
     /// Whoever reads our output has gone; there is nobody to tell.
     PipeClosed,
 }
@@ -47,14 +49,14 @@ impl Failure {
     pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
         match self {
             Self::Error { message, .. } => Self::Error { message, hint: hint.into() },
-            Self::PipeClosed => self,
+            Self::Told | Self::PipeClosed => self,
         }
     }
 
     /// What the process exits with because of it.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Error { .. } => Exit::Failed,
+            Self::Error { .. } | Self::Told => Exit::Failed,
             Self::PipeClosed => Exit::Success,
         }
     }

@@ -11,7 +11,7 @@ fn connection(url: &str) -> Connection {
 fn parts(failure: Failure) -> (String, String) {
     match failure {
         Failure::Error { message, hint } => (message, hint),
-        Failure::PipeClosed => panic!("an error"),
+        Failure::Told | Failure::PipeClosed => panic!("an error"),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     diff,
     failure::{Exit, Failure},
     input,
-    output::{Screen, count, faults_json},
+    output::{Screen, faults_json},
 };
 
 /// Makes the configuration what the files say.
@@ -58,7 +58,7 @@ pub(crate) async fn diff(screen: Screen, client: &Client, args: DiffArgs) -> Res
     }
     if !response.faults.is_empty() {
         screen.faults(&response.faults);
-        return Err(Failure::new(count(response.faults.len(), "fault")));
+        return Err(Failure::Told);
     }
     if args.output == TextFormat::Text {
         screen.data(&diff::render(&response.diff, usize::MAX, screen.paint))?;

@@ -39,7 +39,7 @@ pub(crate) async fn finish(
             screen.json(&json(&response, made, None))?;
         }
         screen.faults(&response.faults);
-        return Err(Failure::new(format!("{}; nothing was changed", count(response.faults.len(), "fault"))));
+        return Err(Failure::new("nothing was changed"));
     }
     if !made.json {
         screen.data(&diff::render(&response.diff, RESOURCES_SHOWN_MAX, screen.paint))?;

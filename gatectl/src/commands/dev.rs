@@ -28,7 +28,7 @@ use crate::{
     diff,
     failure::{Exit, Failure},
     input,
-    output::{Screen, count, unix_ms_now},
+    output::{Screen, unix_ms_now},
 };
 
 /// Whose the resources are that `dev` applies.
@@ -189,10 +189,7 @@ async fn apply_saves(screen: Screen, client: &Client, source: &Source, mut saves
             Ok(Saved::Serving(line)) => screen.note(&line),
             Ok(Saved::Faulty(faults)) => {
                 screen.faults(&faults);
-                screen.failure(&Failure::new(format!(
-                    "{}; what was served before still is",
-                    count(faults.len(), "fault")
-                )));
+                screen.failure(&Failure::new("what was served before still is"));
             }
             Ok(Saved::NotServed) => match refusal(client, screen).await {
                 Ok(failure) | Err(failure) => screen.failure(&failure),
@@ -231,7 +228,7 @@ async fn first_apply(screen: Screen, client: &Client, source: &Source, go_on: bo
         return Ok(());
     }
     screen.faults(&response.faults);
-    let failure = Failure::new(format!("{} in {}", count(response.faults.len(), "fault"), source.title()));
+    let failure = Failure::new(format!("{} cannot be served", source.title()));
     if !go_on {
         return Err(failure.with_hint("with --watch, `gatectl dev` waits for a save that mends it"));
     }

@@ -100,7 +100,17 @@ mod tests {
             created: 2,
             ..wire::Revision::default()
         };
-        vec![wire::Revision { revision: 8, rollback_of: 5, created: 0, deleted: 2, message: String::new(), ..plain.clone() }, plain]
+        vec![
+            wire::Revision {
+                revision: 8,
+                rollback_of: 5,
+                created: 0,
+                deleted: 2,
+                message: String::new(),
+                ..plain.clone()
+            },
+            plain,
+        ]
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(crate) async fn run(
     match revision(connect).await {
         Ok(revision) => screen.data(&format!("control plane {}: revision {revision}\n", escape(url)))?,
         Err(Failure::Error { message, .. }) => screen.note(&message),
-        Err(closed @ Failure::PipeClosed) => return Err(closed),
+        Err(failure) => return Err(failure),
     }
     Ok(Exit::Success)
 }

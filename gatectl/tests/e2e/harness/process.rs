@@ -1,0 +1,202 @@
+//! The real `gatectl` as a process.
+
+use std::{
+    io::{BufRead as _, BufReader, Read, Write as _},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use regex::Regex;
+use tokio::sync::mpsc;
+
+use super::{DEADLINE, within};
+
+/// What a run of `gatectl` left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// stdout; a panic with everything unless the run ended with this code.
+    pub fn expect(self, code: i32) -> String {
+        self.check(code).stdout
+    }
+
+    /// stderr; a panic with everything unless the run ended with this code.
+    pub fn expect_stderr(self, code: i32) -> String {
+        self.check(code).stderr
+    }
+
+    fn check(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+/// Runs it in a folder to its end.
+pub async fn gatectl(folder: &Path, args: &[&str], stdin: &str) -> Output {
+    let mut child = command(folder).args(args).stdin(Stdio::piped()).spawn().expect("gatectl starts");
+    let stdin_bytes = stdin.as_bytes().to_vec();
+    let mut pipe = child.stdin.take().expect("stdin");
+    // Whoever does not read stdin closes it.
+    thread::spawn(move || {
+        let _ = pipe.write_all(&stdin_bytes);
+    });
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let output = within("gatectl", ended).await.expect("a thread").expect("gatectl ends");
+    Output {
+        code: output.status.code().expect("an exit code"),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// Text without what differs from run to run: ports, times, the folder of the test.
+pub fn masked(text: &str, folder: &Path) -> String {
+    let text = text.replace(&folder.display().to_string(), "FOLDER");
+    let mut text = text.to_owned();
+    for (pattern, mask) in [
+        (r"(127\.0\.0\.1|localhost):\d+", "$1:PORT"),
+        (r"\bjust now\b|\b\d+[smhd] ago\b", "WHEN"),
+        (r"\b\d+ ms\b", "N ms"),
+        (r"(?m)[ \t]+$", ""),
+    ] {
+        text = Regex::new(pattern).expect("a regex").replace_all(&text, mask).into_owned();
+    }
+    // Masks are not as wide as what they hide, so columns no longer align.
+    Regex::new(r"(\S) {2,}(\S)").expect("a regex").replace_all(&text, "$1  $2").into_owned()
+}
+
+/// A running `gatectl dev`; killed when it is dropped.
+pub struct Dev {
+    child: Child,
+    stdout: mpsc::UnboundedReceiver<String>,
+    stderr: mpsc::UnboundedReceiver<String>,
+    /// What it printed until it served.
+    pub table: String,
+}
+
+impl Dev {
+    /// Starts it on free ports in a folder; returns when it says that it serves.
+    pub async fn start(folder: &Path, args: &[&str]) -> Self {
+        let mut dev = Self::spawn(folder, args);
+        while !dev.table.contains("  try  ") {
+            let line = within("the table of dev", dev.stdout.recv()).await;
+            let Some(line) = line else {
+                let mut errors = String::new();
+                while let Some(line) = dev.stderr.recv().await {
+                    errors.push_str(&line);
+                    errors.push('\n');
+                }
+                panic!("dev ended:\n{}\n{errors}", dev.table);
+            };
+            dev.table.push_str(&line);
+            dev.table.push('\n');
+        }
+        dev
+    }
+
+    fn spawn(folder: &Path, args: &[&str]) -> Self {
+        let mut command = command(folder);
+        command.arg("dev");
+        for flag in ["--listen", "--admin-listen", "--grpc-listen", "--http-listen"] {
+            command.args([flag, "127.0.0.1:0"]);
+        }
+        let mut child =
+            command.args(["--workers", "2"]).args(args).stdin(Stdio::null()).spawn().expect("gatectl starts");
+        let stdout = lines(child.stdout.take().expect("stdout"));
+        let stderr = lines(child.stderr.take().expect("stderr"));
+        Self { child, stdout, stderr, table: String::new() }
+    }
+
+    /// The address in the line of the table that begins with this.
+    pub fn addr(&self, what: &str) -> SocketAddr {
+        let pattern = format!(r"(?m)^ +{} +http://(127\.0\.0\.1:\d+)", regex::escape(what));
+        let found = Regex::new(&pattern).expect("a regex").captures(&self.table);
+        found.unwrap_or_else(|| panic!("no {what} in:\n{}", self.table))[1].parse().expect("an address")
+    }
+
+    /// The rest of the line of the table that begins with this.
+    pub fn place(&self, what: &str) -> String {
+        let line = self.table.lines().find_map(|line| line.trim().strip_prefix(what));
+        line.unwrap_or_else(|| panic!("no {what} in:\n{}", self.table)).trim().to_owned()
+    }
+
+    /// The command that the table says to try.
+    pub fn request_to_try(&self) -> String {
+        self.place("try  ")
+    }
+
+    /// Reads messages until one has this in it; returns all of them.
+    pub async fn message(&mut self, part: &str) -> String {
+        let mut messages = String::new();
+        while !messages.contains(part) {
+            let line = within(&format!("a message with {part:?}"), self.stderr.recv()).await;
+            let line = line.unwrap_or_else(|| panic!("dev ended without {part:?}:\n{messages}"));
+            messages.push_str(&line);
+            messages.push('\n');
+        }
+        messages
+    }
+
+    /// Sends Ctrl-C and returns the exit code.
+    pub async fn interrupt(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &id]).status().expect("kill runs");
+        assert!(sent.success());
+        let wait = async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("a status") {
+                    return status.code();
+                }
+                // There is no event for the end of another process here; its closed stdout comes a little before it.
+                while self.stdout.recv().await.is_some() {}
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the end of dev", wait).await
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(pipe: impl Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatectl"));
+    command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RUSTYGATE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("USER", "tester").env("NO_COLOR", "1");
+    debug_assert!(DEADLINE.as_secs() > 10, "longer than what gatectl itself waits for");
+    command
+}
+
+#[test]
+fn masks_hide_what_differs_and_nothing_else() {
+    let text = "at http://127.0.0.1:4711   3m ago  12 ms  /tmp/x/a.yaml 13   \n";
+    assert_eq!(masked(text, Path::new("/tmp/x")), "at http://127.0.0.1:PORT  WHEN  N ms  FOLDER/a.yaml 13\n");
+}
