@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
     /// The SQLite file
-    #[arg(long)]
+    #[arg(long, default_value = "rustygate.db")]
     pub database: PathBuf,
     /// Where to serve gRPC
     #[arg(long, default_value = "127.0.0.1:8082")]

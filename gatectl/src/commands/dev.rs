@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, Parser};
 use rustygate_control_plane as control_plane;
 use rustygate_data_plane as data_plane;
 use rustygate_proto::v1 as wire;
@@ -258,14 +258,16 @@ async fn refusal(client: &Client, screen: Screen) -> Result<Failure, Failure> {
 }
 
 async fn start_control_plane(args: &DevArgs, database: &Path) -> Result<control_plane::app::Running, Failure> {
+    let defaults: control_plane::settings::Settings = defaults()?;
     let settings = control_plane::settings::Settings {
         database: database.to_owned(),
         grpc_listen: args.grpc_listen,
         http_listen: args.http_listen,
+        // One process needs no door between its halves.
         tls_cert: None,
         tls_key: None,
         require_tokens: false,
-        insecure: false,
+        ..defaults
     };
     control_plane::app::start(settings).await.map_err(|error| {
         let error = anyhow::Error::from(error);
@@ -275,6 +277,7 @@ async fn start_control_plane(args: &DevArgs, database: &Path) -> Result<control_
 }
 
 async fn start_proxy(args: &DevArgs, control_plane: String) -> Result<data_plane::app::Running, Failure> {
+    let defaults: data_plane::settings::Settings = defaults()?;
     let settings = data_plane::settings::Settings {
         control_plane,
         token_file: None,
@@ -282,15 +285,26 @@ async fn start_proxy(args: &DevArgs, control_plane: String) -> Result<data_plane
         // It lives and dies with its control plane, so it needs no memory of its own.
         data_dir: None,
         node_id: Some("dev".to_owned()),
-        labels: Vec::new(),
         listen: args.listen,
         admin_listen: args.admin_listen,
         workers: args.workers,
+        ..defaults
     };
     data_plane::app::start(settings).await.map_err(|error| {
         let error = anyhow::Error::from(error);
         Failure::new(format!("cannot start the proxy: {error:#}"))
     })
+}
+
+/// What a plane alone would run with, its environment included.
+fn defaults<S: Args>() -> Result<S, Failure> {
+    #[derive(Parser)]
+    struct Flags<S: Args> {
+        #[command(flatten)]
+        settings: S,
+    }
+    let flags = Flags::<S>::try_parse_from(["gatectl dev"]);
+    flags.map(|flags| flags.settings).map_err(|error| Failure::new(error.to_string()))
 }
 
 /// Says which flag moves a port that is taken, before anything starts.
@@ -415,8 +429,6 @@ fn unique(prefix: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
     use crate::cli::{Cli, Command};
 

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::{Args, Parser};
 use rustygate_control_plane as control_plane;
 use rustygate_data_plane as data_plane;
 use rustygate_proto::v1::{
@@ -26,6 +27,16 @@ const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOC
 const WORKERS: usize = 2;
 
 const WAIT_MS: u64 = 10_000;
+
+/// What a plane runs with when nobody says anything.
+fn defaults<S: Args>() -> S {
+    #[derive(Parser)]
+    struct Flags<S: Args> {
+        #[command(flatten)]
+        settings: S,
+    }
+    Flags::parse_from(["test"]).settings
+}
 
 /// How a gateway is to be.
 pub struct Builder {
@@ -60,10 +71,8 @@ impl Builder {
             database: folder.path().join("rustygate.db"),
             grpc_listen: FREE_PORT,
             http_listen: FREE_PORT,
-            tls_cert: None,
-            tls_key: None,
             require_tokens: self.require_tokens,
-            insecure: false,
+            ..defaults()
         };
         let mut gateway = Gateway { folder, control_plane_settings, control_plane: None, proxies: Vec::new() };
         gateway.start_control_plane().await;
@@ -206,14 +215,12 @@ impl Gateway {
     pub async fn add_proxy(&mut self, index: usize) {
         let settings = data_plane::settings::Settings {
             control_plane: self.control_plane_url(),
-            token_file: None,
-            control_plane_ca: None,
             data_dir: Some(self.folder().join(format!("proxy-{index}"))),
             node_id: Some(format!("proxy-{index}")),
-            labels: Vec::new(),
             listen: FREE_PORT,
             admin_listen: FREE_PORT,
             workers: Some(WORKERS),
+            ..defaults()
         };
         self.proxies.push(Member { settings, proxy: None, listeners: Vec::new() });
         self.start_proxy(self.proxies.len() - 1).await;
