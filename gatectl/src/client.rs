@@ -177,7 +177,7 @@ impl Interceptor for Bearer {
 }
 
 const TOKEN_HINT: &str = "give a token with --token-file FILE or the variable RUSTYGATE_TOKEN; an admin makes one with \
-                          `gatectl token create --role viewer|editor|admin`";
+                          `gatectl token create`, and the first comes from `rustygate-control-plane token create`";
 
 fn timed<T>(message: T, time: Duration) -> Request<T> {
     let mut request = Request::new(message);

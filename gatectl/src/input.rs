@@ -49,7 +49,8 @@ fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if is_yaml(&path) && path.is_file() {
-            files.push(path);
+            // Reports name "a.yaml", not "./a.yaml".
+            files.push(path.strip_prefix(".").map(Path::to_owned).unwrap_or(path));
         }
     }
     if files.is_empty() {

@@ -32,7 +32,7 @@ async fn the_demo_answers_the_request_that_it_says_to_try() {
 
     // The file that it names can be changed and applied by hand.
     let manifest = dev.place("manifest");
-    let url = format!("http://{}", dev.addr("control plane"));
+    let url = format!("http://{}", dev.addr("control plane gRPC"));
     let changed = fs::read_to_string(&manifest).expect("the demo's file").replace("/api/orders", "/shop");
     fs::write(&manifest, changed).expect("writes");
     let args = ["-c", &url, "apply", "--owner", "dev", "--wait", "-f", &manifest];

@@ -22,7 +22,7 @@ mod witness;
 use std::time::Duration;
 
 pub use self::{
-    gateway::{Builder, Gateway},
+    gateway::{Bearer, Builder, Gateway},
     http::{Client, Response, raw},
     process::{Dev, Output, gatectl, masked},
     witness::{Reply, Seen, Witness, answer},

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Gateway, Witness, gatectl, masked};
+use crate::harness::{Client, Gateway, Witness, gatectl, masked};
 
 const CANARY: &str = "\
 backends:
@@ -36,10 +36,10 @@ async fn get_shows_a_table_for_each_kind_and_only_what_is_asked_for() {
     users     http://10.0.0.1:8002  round_robin  default  1
     users-v2  http://10.0.0.2:8002  round_robin  default  1
 
-    ROUTE       HOSTS              MATCHES                      BACKENDS  PLUGINS  OWNER    REVISION
+    ROUTE       HOSTS              MATCHES                     BACKENDS  PLUGINS  OWNER    REVISION
     canary      -                  /api/users/* x-version=two  users-v2  -        default  1
-    other-host  other.example.com  /api/users/*                 users     -        default  1
-    users       -                  /api/users/*                 users     -        default  1
+    other-host  other.example.com  /api/users/*                users     -        default  1
+    users       -                  /api/users/*                users     -        default  1
     ");
     let stdout = gateway.gatectl(&["get", "routes", "users"]).await.expect(0);
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
@@ -75,19 +75,34 @@ async fn explain_says_who_wins_and_why_the_others_do_not() {
 async fn validate_needs_no_control_plane_and_reports_every_fault_of_every_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let run = |args: &'static [&'static str]| gatectl(folder.path(), args, "");
-    std::fs::write(folder.path().join("a.yaml"), "backends:\n- name: users\n  endpoints: []\n").expect("writes");
+    std::fs::write(
+        folder.path().join("a.yaml"),
+        "backends:\n- name: users\n  endpoints: [{url: \"http://10.0.0.1\"}]\n",
+    )
+    .expect("writes");
     std::fs::write(folder.path().join("b.yml"), "routes:\n- path: /a\n  backend: users\n").expect("writes");
     assert_eq!(run(&["validate", "-f", "."]).await.expect(0), "valid: 1 backend, 1 route\n");
     // A route may refer to a backend of another file, but not of none.
     let alone = run(&["validate", "-f", "b.yml"]).await.expect_stderr(1);
     assert!(alone.contains("RG0201") && alone.contains("b.yml:3:"), "{alone}");
-    std::fs::write(
-        folder.path().join("c.yaml"),
-        "routes:\n- path: /a\n  backnd: users\n- path: {regex: \"(\"}\n  backend: users\n",
-    )
-    .expect("writes");
-    let stderr = run(&["validate", "-f", "."]).await.expect_stderr(1);
-    insta::assert_snapshot!(masked(&stderr, folder.path()));
+    let c = "routes:\n- path: /c\n  backnd: users\n- path: /d\n  backend: [{name: users, weight: many}]\n";
+    std::fs::write(folder.path().join("c.yaml"), c).expect("writes");
+    insta::assert_snapshot!(run(&["validate", "-f", "."]).await.expect_stderr(1), @r#"
+    error[RG0102]: unknown field "backnd"
+     --> c.yaml:3:3
+      |
+    3 |   backnd: users
+      |   ^^^^^^
+      = help: did you mean "backend"? a route has: name, listeners, host, hosts, rules, path, method, headers, query, matches, backend, strip_prefix, timeout, timeouts, retry, plugins
+
+    error[RG0103]: expected an integer, found a string
+     --> c.yaml:5:35
+      |
+    5 |   backend: [{name: users, weight: many}]
+      |                                   ^^^^
+
+    2 faults
+    "#);
 }
 
 #[tokio::test]
@@ -140,14 +155,38 @@ async fn nobody_there_is_told_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_hint_says_how_to_get_one() {
-    let gateway = Gateway::builder().proxies(0).require_tokens().start().await;
-    let stderr = gateway.gatectl(&["get"]).await.expect_stderr(1);
+async fn a_secure_gateway_serves_who_has_a_token_and_tells_the_others_what_to_do() {
+    let service = Witness::saying("here").await;
+    let manifest = format!("routes:\n- name: a\n  path: /a\n  backend: \"{}\"\n", service.url());
+    let gateway = Gateway::builder().proxies(1).secure().manifest(&manifest).start().await;
+    assert_eq!(Client::connect(gateway.proxy_addr()).await.get("/a").await.text(), "here");
+    let url = gateway.control_plane_url();
+    let run = async |args: &[&str]| gatectl(gateway.folder(), &[&["-c", &url], args].concat(), "").await;
+
+    let stderr = run(&["get"]).await.expect_stderr(1);
+    assert!(stderr.contains("--ca FILE"), "{stderr}");
+    let plain = url.replace("https:", "http:");
+    let stderr = gatectl(gateway.folder(), &["-c", &plain, "get"], "").await.expect_stderr(1);
+    assert!(stderr.contains("https:"), "{stderr}");
+    let stderr = run(&["get", "--ca", "cert.pem"]).await.expect_stderr(1);
     assert!(stderr.starts_with("error: the control plane wants a token: "), "{stderr}");
     assert!(stderr.contains("--token-file"), "{stderr}");
     gateway.write("empty", "\n");
-    let stderr = gateway.gatectl(&["get", "--token-file", "empty"]).await.expect_stderr(1);
+    let stderr = run(&["get", "--token-file", "empty"]).await.expect_stderr(1);
     assert_eq!(stderr, "error: the token file empty is empty\n");
+
+    let admin = ["--ca", "cert.pem", "--token-file", "admin.token"];
+    let secret = run(&[&["token", "create", "--role", "viewer", "ann"], &admin[..]].concat()).await.expect(0);
+    gateway.write("viewer.token", &secret);
+    let viewer = ["--ca", "cert.pem", "--token-file", "viewer.token"];
+    assert!(run(&[&["get", "routes"], &viewer[..]].concat()).await.expect(0).contains("/a/*"));
+    let stderr = run(&[&["delete", "route", "a"], &viewer[..]].concat()).await.expect_stderr(1);
+    assert!(stderr.starts_with("error: not allowed: ") && stderr.contains("a higher role"), "{stderr}");
+    let tokens = run(&[&["token", "list"], &admin[..]].concat()).await.expect(0);
+    assert!(tokens.contains("ann") && tokens.contains("viewer") && !tokens.contains(secret.trim()), "{tokens}");
+    run(&[&["token", "revoke", "ann"], &admin[..]].concat()).await.expect(0);
+    let stderr = run(&[&["get"], &viewer[..]].concat()).await.expect_stderr(1);
+    assert!(stderr.contains("wants a token"), "{stderr}");
     gateway.shutdown().await;
 }
 

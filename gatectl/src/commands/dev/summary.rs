@@ -47,8 +47,8 @@ pub(super) fn render(places: &Places, stored: &[wire::StoredResource], paint: Pa
         line("proxy", &format!("http://{address} ({name})"));
     }
     line("proxy's metrics", &format!("http://{}/metrics", places.admin));
-    line("control plane", &format!("http://{}", places.grpc));
-    line("console", &format!("http://{}", places.http));
+    line("control plane gRPC", &format!("http://{}", places.grpc));
+    line("control plane HTTP", &format!("http://{}", places.http));
     line("database", &places.database.display().to_string());
     line("manifest", &places.manifest);
     for route in routes.iter().take(ROUTES_SHOWN_MAX) {
@@ -79,7 +79,7 @@ fn request(routes: &[&wire::Route], listeners: &[(String, SocketAddr)]) -> Optio
             Some(host) => format!(" -H {}", quoted(&format!("host: {host}"))),
             None => String::new(),
         };
-        Some(format!("curl -s{host}{} {}", condition.0, quoted(&format!("http://{address}{}", condition.1))))
+        Some(format!("curl -i{host}{} {}", condition.0, quoted(&format!("http://{address}{}", condition.1))))
     })
 }
 
@@ -152,7 +152,7 @@ mod tests {
         all.listeners = vec!["inside".to_owned()];
         insta::assert_snapshot!(
             request(&[&regex, &all], &listeners()).expect("a request"),
-            @r"curl -s -H 'host: www.example.com' -X POST -H 'x-team: it'\''s red' 'http://127.0.0.1:9090/api?a=1&b=2'"
+            @r"curl -i -H 'host: www.example.com' -X POST -H 'x-team: it'\''s red' 'http://127.0.0.1:9090/api?a=1&b=2'"
         );
     }
 
@@ -163,10 +163,14 @@ mod tests {
 
     #[test]
     fn what_is_where_fits_a_screen() {
-        let users = route(
+        let mut users = route(
             "users",
             wire::Match { path: path(path_match::Kind::Prefix("/api/users".to_owned())), ..wire::Match::default() },
         );
+        users.rules[0].backends = vec![wire::BackendRef {
+            target: Some(wire::backend_ref::Target::Name("users".to_owned())),
+            ..wire::BackendRef::default()
+        }];
         let stored = [wire::StoredResource {
             resource: Some(wire::Resource { kind: Some(resource::Kind::Route(users)) }),
             ..wire::StoredResource::default()
@@ -185,13 +189,13 @@ mod tests {
 
           proxy               http://127.0.0.1:9090 (inside)
           proxy's metrics     http://127.0.0.1:8081/metrics
-          control plane       http://127.0.0.1:8082
-          console             http://127.0.0.1:8083
+          control plane gRPC  http://127.0.0.1:8082
+          control plane HTTP  http://127.0.0.1:8083
           database            .rustygate/dev.db
           manifest            config/default.yaml
-          route               users: /api/users/* -> 
+          route               users: /api/users/* -> users
 
-          try  curl -s http://127.0.0.1:9090/api/users
+          try  curl -i http://127.0.0.1:9090/api/users
         ");
     }
 }

@@ -13,7 +13,11 @@ use rustygate_proto::v1::{
     wait_response::Outcome,
 };
 use tempfile::TempDir;
-use tonic::transport::Channel;
+use tonic::{
+    Request, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
 
 use super::{
     Client, Output,
@@ -27,6 +31,22 @@ const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOC
 const WORKERS: usize = 2;
 
 const WAIT_MS: u64 = 10_000;
+
+const CERTIFICATE: &str = "cert.pem";
+
+/// Puts a token on calls.
+#[derive(Clone)]
+pub struct Bearer(Option<String>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let value = format!("Bearer {token}").parse().expect("a token");
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
 
 /// What a plane runs with when nobody says anything.
 fn defaults<S: Args>() -> S {
@@ -42,7 +62,7 @@ fn defaults<S: Args>() -> S {
 pub struct Builder {
     manifest: Option<String>,
     proxies: usize,
-    require_tokens: bool,
+    secure: bool,
 }
 
 impl Builder {
@@ -58,9 +78,10 @@ impl Builder {
         self
     }
 
-    /// The control plane wants tokens. The harness has none, so such a gateway has no manifest and no proxy.
-    pub fn require_tokens(mut self) -> Self {
-        self.require_tokens = true;
+    /// The control plane has TLS and wants tokens; harness and proxies have theirs, in "admin.token" and "proxy.token"
+    /// of the folder, beside "cert.pem". `Gateway::gatectl` has none.
+    pub fn secure(mut self) -> Self {
+        self.secure = true;
         self
     }
 
@@ -71,10 +92,13 @@ impl Builder {
             database: folder.path().join("rustygate.db"),
             grpc_listen: FREE_PORT,
             http_listen: FREE_PORT,
-            require_tokens: self.require_tokens,
             ..defaults()
         };
-        let mut gateway = Gateway { folder, control_plane_settings, control_plane: None, proxies: Vec::new() };
+        let mut gateway =
+            Gateway { folder, control_plane_settings, admin_token: None, control_plane: None, proxies: Vec::new() };
+        if self.secure {
+            gateway.secure().await;
+        }
         gateway.start_control_plane().await;
         if let Some(manifest) = &self.manifest {
             gateway.apply(manifest).await;
@@ -90,6 +114,7 @@ impl Builder {
 pub struct Gateway {
     folder: TempDir,
     control_plane_settings: control_plane::settings::Settings,
+    admin_token: Option<String>,
     control_plane: Option<ControlPlane>,
     proxies: Vec<Member>,
 }
@@ -103,7 +128,7 @@ struct Member {
 impl Gateway {
     /// One proxy, no manifest.
     pub fn builder() -> Builder {
-        Builder { manifest: None, proxies: 1, require_tokens: false }
+        Builder { manifest: None, proxies: 1, secure: false }
     }
 
     /// A folder for files of the test; gatectl runs in it.
@@ -145,23 +170,55 @@ impl Gateway {
 
     /// Where the control plane's gRPC is, whether it runs or not.
     pub fn control_plane_url(&self) -> String {
-        format!("http://{}", self.control_plane_settings.grpc_listen)
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        format!("{scheme}://{}", self.control_plane_settings.grpc_listen)
     }
 
     /// A connection to the control plane.
     pub async fn channel(&self) -> Channel {
-        let endpoint = Channel::from_shared(self.control_plane_url()).expect("a URL");
+        let mut endpoint = Channel::from_shared(self.control_plane_url()).expect("a URL");
+        if self.is_secure() {
+            let pem = std::fs::read(self.folder().join(CERTIFICATE)).expect("reads");
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+            endpoint = endpoint.tls_config(tls).expect("a certificate");
+        }
         within("a connection to the control plane", endpoint.connect()).await.expect("the control plane accepts")
     }
 
     /// A client of the configuration.
-    pub async fn config(&self) -> ConfigServiceClient<Channel> {
-        ConfigServiceClient::new(self.channel().await).max_decoding_message_size(64 << 20)
+    pub async fn config(&self) -> ConfigServiceClient<InterceptedService<Channel, Bearer>> {
+        let channel = self.channel().await;
+        ConfigServiceClient::with_interceptor(channel, self.bearer()).max_decoding_message_size(64 << 20)
     }
 
     /// A client of the fleet.
-    pub async fn fleet(&self) -> FleetServiceClient<Channel> {
-        FleetServiceClient::new(self.channel().await)
+    pub async fn fleet(&self) -> FleetServiceClient<InterceptedService<Channel, Bearer>> {
+        FleetServiceClient::with_interceptor(self.channel().await, self.bearer())
+    }
+
+    /// Puts the harness's token on calls, if it has one.
+    pub fn bearer(&self) -> Bearer {
+        Bearer(self.admin_token.clone())
+    }
+
+    fn is_secure(&self) -> bool {
+        self.control_plane_settings.tls_cert.is_some()
+    }
+
+    async fn secure(&mut self) {
+        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        self.control_plane_settings.tls_cert = Some(self.write(CERTIFICATE, &made.cert.pem()));
+        self.control_plane_settings.tls_key = Some(self.write("key.pem", &made.signing_key.serialize_pem()));
+        self.control_plane_settings.require_tokens = true;
+        for (role, name) in [(wire::Role::Admin, "admin"), (wire::Role::Proxy, "proxy")] {
+            let database = &self.control_plane_settings.database;
+            let token = control_plane::auth::create_offline(database, name, role).await.expect("a token");
+            self.write(&format!("{name}.token"), &token);
+            if role == wire::Role::Admin {
+                self.admin_token = Some(token);
+            }
+        }
     }
 
     /// Applies; returns the revision when every connected proxy serves it.
@@ -215,6 +272,8 @@ impl Gateway {
     pub async fn add_proxy(&mut self, index: usize) {
         let settings = data_plane::settings::Settings {
             control_plane: self.control_plane_url(),
+            token_file: self.is_secure().then(|| self.folder().join("proxy.token")),
+            control_plane_ca: self.is_secure().then(|| self.folder().join(CERTIFICATE)),
             data_dir: Some(self.folder().join(format!("proxy-{index}"))),
             node_id: Some(format!("proxy-{index}")),
             listen: FREE_PORT,

@@ -69,7 +69,7 @@ pub fn masked(text: &str, folder: &Path) -> String {
         text = Regex::new(pattern).expect("a regex").replace_all(&text, mask).into_owned();
     }
     // Masks are not as wide as what they hide, so columns no longer align.
-    Regex::new(r"(\S) {2,}(\S)").expect("a regex").replace_all(&text, "$1  $2").into_owned()
+    Regex::new(r"(\S) {2,}").expect("a regex").replace_all(&text, "$1  ").into_owned()
 }
 
 /// A running `gatectl dev`; killed when it is dropped.
