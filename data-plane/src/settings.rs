@@ -41,7 +41,34 @@ pub struct Settings {
 
     /// Worker threads [default: one per core]
     #[arg(long, env = "RUSTYGATE_WORKERS", value_name = "N")]
-    pub workers: Option<usize>,
+    pub workers: Option<u16>,
+
+    /// Where the access log goes: "stdout", "off" or a file
+    #[arg(long, env = "RUSTYGATE_ACCESS_LOG", default_value = "stdout", value_name = "WHERE")]
+    pub access_log: AccessLogTarget,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Nowhere.
+    Off,
+    /// To the standard output.
+    Stdout,
+    /// To the end of a file.
+    File(PathBuf),
+}
+
+impl std::str::FromStr for AccessLogTarget {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "off" => Self::Off,
+            "stdout" => Self::Stdout,
+            file => Self::File(file.into()),
+        })
+    }
 }
 
 impl Settings {

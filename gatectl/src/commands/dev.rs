@@ -82,8 +82,12 @@ pub struct DevArgs {
     pub http_listen: SocketAddr,
 
     /// Worker threads of the proxy [default: one per core]
-    #[arg(long, value_name = "N")]
-    pub workers: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+
+    /// Where the proxy's access log goes: "off", "stdout" or a file
+    #[arg(long, default_value = "off", value_name = "WHERE")]
+    pub access_log: data_plane::settings::AccessLogTarget,
 
     /// Log more: -v for info, -vv for debug
     #[arg(long, short = 'v', action = clap::ArgAction::Count)]
@@ -288,6 +292,7 @@ async fn start_proxy(args: &DevArgs, control_plane: String) -> Result<data_plane
         listen: args.listen,
         admin_listen: args.admin_listen,
         workers: args.workers,
+        access_log: args.access_log.clone(),
         ..defaults
     };
     data_plane::app::start(settings).await.map_err(|error| {

@@ -24,7 +24,7 @@ use std::time::Duration;
 pub use self::{
     gateway::{Bearer, Builder, Gateway},
     http::{Client, Response, raw},
-    process::{Dev, Output, gatectl, masked},
+    process::{Dev, Output, Process, gatectl, masked},
     witness::{Reply, Seen, Witness, answer},
 };
 

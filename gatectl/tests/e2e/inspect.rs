@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Client, Gateway, Witness, gatectl, masked};
+use crate::harness::{Client, Gateway, Process, Witness, gatectl, masked};
 
 const CANARY: &str = "\
 backends:
@@ -126,6 +126,19 @@ async fn status_shows_each_proxy_and_check_wants_all_of_them_well() {
     let none = Gateway::builder().proxies(0).start().await;
     assert!(none.gatectl(&["status", "--check"]).await.expect_stderr(1).starts_with("no proxy has connected"));
     none.shutdown().await;
+}
+
+#[tokio::test]
+async fn watch_prints_the_present_revision_and_each_new_one() {
+    let gateway = Gateway::builder().proxies(0).start().await;
+    gateway.gatectl_with(&["apply", "-f", "-", "-m", "first"], CANARY).await.expect(0);
+    let mut watch = Process::start(gateway.folder(), &["-c", &gateway.control_plane_url(), "watch"]);
+    assert_eq!(watch.line().await, "revision 1  +5 ~0 -0  by tester  first");
+    gateway.gatectl(&["delete", "route", "canary", "-m", "no\nmore"]).await.expect(0);
+    assert_eq!(watch.line().await, r"revision 2  +0 ~0 -1  by tester  no\nmore");
+    gateway.shutdown().await;
+    let messages = watch.message("error: ").await;
+    assert!(!messages.contains("panicked"), "{messages}");
 }
 
 #[tokio::test]

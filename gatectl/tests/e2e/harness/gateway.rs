@@ -28,7 +28,7 @@ use super::{
 const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Few, so that many gateways fit a machine; more than one, so that workers meet.
-const WORKERS: usize = 2;
+const WORKERS: u16 = 2;
 
 const WAIT_MS: u64 = 10_000;
 
@@ -279,6 +279,7 @@ impl Gateway {
             listen: FREE_PORT,
             admin_listen: FREE_PORT,
             workers: Some(WORKERS),
+            access_log: data_plane::settings::AccessLogTarget::Off,
             ..defaults()
         };
         self.proxies.push(Member { settings, proxy: None, listeners: Vec::new() });

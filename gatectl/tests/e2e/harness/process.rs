@@ -72,11 +72,76 @@ pub fn masked(text: &str, folder: &Path) -> String {
     Regex::new(r"(\S) {2,}").expect("a regex").replace_all(&text, "$1  ").into_owned()
 }
 
-/// A running `gatectl dev`; killed when it is dropped.
-pub struct Dev {
+/// A running `gatectl`; killed when it is dropped.
+pub struct Process {
     child: Child,
     stdout: mpsc::UnboundedReceiver<String>,
     stderr: mpsc::UnboundedReceiver<String>,
+}
+
+impl Process {
+    /// Starts it in a folder.
+    pub fn start(folder: &Path, args: &[&str]) -> Self {
+        let mut child = command(folder).args(args).stdin(Stdio::null()).spawn().expect("gatectl starts");
+        let stdout = lines(child.stdout.take().expect("stdout"));
+        let stderr = lines(child.stderr.take().expect("stderr"));
+        Self { child, stdout, stderr }
+    }
+
+    /// The next line of its data; a panic with its messages if it ends instead.
+    pub async fn line(&mut self) -> String {
+        if let Some(line) = within("a line of data", self.stdout.recv()).await {
+            return line;
+        }
+        let mut messages = String::new();
+        while let Some(line) = self.stderr.recv().await {
+            messages.push_str(&line);
+            messages.push('\n');
+        }
+        panic!("gatectl ended:\n{messages}");
+    }
+
+    /// Reads messages until one has this in it; returns all of them.
+    pub async fn message(&mut self, part: &str) -> String {
+        let mut messages = String::new();
+        while !messages.contains(part) {
+            let line = within(&format!("a message with {part:?}"), self.stderr.recv()).await;
+            let line = line.unwrap_or_else(|| panic!("gatectl ended without {part:?}:\n{messages}"));
+            messages.push_str(&line);
+            messages.push('\n');
+        }
+        messages
+    }
+
+    /// Sends Ctrl-C and returns the exit code.
+    pub async fn interrupt(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &id]).status().expect("kill runs");
+        assert!(sent.success());
+        let wait = async {
+            // It closes its stdout with its end, or a little before.
+            while self.stdout.recv().await.is_some() {}
+            loop {
+                match self.child.try_wait().expect("a status") {
+                    Some(status) => return status.code(),
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        within("the end of gatectl", wait).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running `gatectl dev`.
+pub struct Dev {
+    process: Process,
     /// What it printed until it served.
     pub table: String,
 }
@@ -84,34 +149,15 @@ pub struct Dev {
 impl Dev {
     /// Starts it on free ports in a folder; returns when it says that it serves.
     pub async fn start(folder: &Path, args: &[&str]) -> Self {
-        let mut dev = Self::spawn(folder, args);
+        let ports = ["--listen", "--admin-listen", "--grpc-listen", "--http-listen"].map(|flag| [flag, "127.0.0.1:0"]);
+        let args = [&["dev", "--workers", "2"], ports.concat().as_slice(), args].concat();
+        let mut dev = Self { process: Process::start(folder, &args), table: String::new() };
         while !dev.table.contains("  try  ") {
-            let line = within("the table of dev", dev.stdout.recv()).await;
-            let Some(line) = line else {
-                let mut errors = String::new();
-                while let Some(line) = dev.stderr.recv().await {
-                    errors.push_str(&line);
-                    errors.push('\n');
-                }
-                panic!("dev ended:\n{}\n{errors}", dev.table);
-            };
+            let line = dev.process.line().await;
             dev.table.push_str(&line);
             dev.table.push('\n');
         }
         dev
-    }
-
-    fn spawn(folder: &Path, args: &[&str]) -> Self {
-        let mut command = command(folder);
-        command.arg("dev");
-        for flag in ["--listen", "--admin-listen", "--grpc-listen", "--http-listen"] {
-            command.args([flag, "127.0.0.1:0"]);
-        }
-        let mut child =
-            command.args(["--workers", "2"]).args(args).stdin(Stdio::null()).spawn().expect("gatectl starts");
-        let stdout = lines(child.stdout.take().expect("stdout"));
-        let stderr = lines(child.stderr.take().expect("stderr"));
-        Self { child, stdout, stderr, table: String::new() }
     }
 
     /// The address in the line of the table that begins with this.
@@ -134,39 +180,12 @@ impl Dev {
 
     /// Reads messages until one has this in it; returns all of them.
     pub async fn message(&mut self, part: &str) -> String {
-        let mut messages = String::new();
-        while !messages.contains(part) {
-            let line = within(&format!("a message with {part:?}"), self.stderr.recv()).await;
-            let line = line.unwrap_or_else(|| panic!("dev ended without {part:?}:\n{messages}"));
-            messages.push_str(&line);
-            messages.push('\n');
-        }
-        messages
+        self.process.message(part).await
     }
 
     /// Sends Ctrl-C and returns the exit code.
-    pub async fn interrupt(mut self) -> Option<i32> {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &id]).status().expect("kill runs");
-        assert!(sent.success());
-        let wait = async {
-            loop {
-                if let Some(status) = self.child.try_wait().expect("a status") {
-                    return status.code();
-                }
-                // There is no event for the end of another process here; its closed stdout comes a little before it.
-                while self.stdout.recv().await.is_some() {}
-                tokio::task::yield_now().await;
-            }
-        };
-        within("the end of dev", wait).await
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub async fn interrupt(self) -> Option<i32> {
+        self.process.interrupt().await
     }
 }
 
