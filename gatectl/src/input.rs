@@ -38,6 +38,11 @@ pub(crate) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
+/// Whether there is nothing in any document.
+pub(crate) fn is_blank(documents: &[wire::Document]) -> bool {
+    documents.iter().all(|document| document.yaml.trim().is_empty())
+}
+
 /// Whether a file of a folder is read.
 pub(crate) fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")

@@ -14,12 +14,14 @@ use crate::{
 
 /// Makes the configuration what the files say.
 pub(crate) async fn apply(screen: Screen, client: &Client, args: ApplyArgs) -> Result<Exit, Failure> {
-    let request = wire::ApplyRequest {
-        documents: input::read(&args.files.paths)?,
-        options: Some(options(&args.change)),
-        owner: args.owner,
-        prune: args.prune,
-    };
+    let documents = input::read(&args.files.paths)?;
+    // As from a pipe whose other end failed: it must not remove everything.
+    if args.prune && input::is_blank(&documents) {
+        return Err(Failure::new("the input is empty, and --prune would remove all that the owner has")
+            .with_hint("if that is what you want, write `routes: []`"));
+    }
+    let request =
+        wire::ApplyRequest { documents, options: Some(options(&args.change)), owner: args.owner, prune: args.prune };
     let response = client.apply(request).await?;
     change::finish(screen, client, response, &made(&args.change)).await
 }

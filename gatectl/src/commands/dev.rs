@@ -181,6 +181,12 @@ async fn apply_saves(screen: Screen, client: &Client, source: &Source, mut saves
         // A save that changes no byte, and the many events of one save, are not worth a word.
         let documents = match source.read() {
             Ok(documents) if last.as_ref() == Some(&documents) => continue,
+            // An editor that empties a file before it writes it, caught between the two.
+            Ok(documents) if input::is_blank(&documents) => {
+                screen.note("saved: the file is empty; what was served before still is");
+                last = None;
+                continue;
+            }
             Ok(documents) => documents,
             Err(failure) => {
                 screen.failure(&failure);

@@ -172,6 +172,17 @@ async fn prune_removes_what_the_same_owner_no_longer_has_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_pipe_that_brings_nothing_does_not_prune_everything() {
+    let gateway = control_plane().await;
+    gateway.gatectl_with(&["apply", "-f", "-"], USERS).await.expect(0);
+    let stderr = gateway.gatectl_with(&["apply", "-f", "-", "--prune"], "\n").await.expect_stderr(1);
+    assert!(stderr.starts_with("error: the input is empty"), "{stderr}");
+    let stdout = gateway.gatectl_with(&["apply", "-f", "-", "--prune"], "routes: []\n").await.expect(0);
+    assert!(stdout.ends_with("revision 2: 0 created, 0 updated, 2 deleted\n"), "{stdout}");
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_backend_that_a_route_needs_cannot_be_deleted_before_it() {
     let gateway = control_plane().await;
     gateway.gatectl_with(&["apply", "-f", "-"], USERS).await.expect(0);
