@@ -33,6 +33,7 @@ pub struct Cli {
 
 /// Where the control plane is, and how things look.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "For every command")]
 pub struct Global {
     /// The control plane's gRPC address
     #[arg(
@@ -390,29 +391,22 @@ pub enum KindOrAll {
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TextFormat {
-    /// For people
     Text,
-    /// For programs
     Json,
 }
 
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TableFormat {
-    /// For people
     Table,
-    /// For programs
     Json,
 }
 
 /// For people, for `apply`, or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DataFormat {
-    /// For people
     Table,
-    /// As it is applied
     Yaml,
-    /// The same in JSON
     Json,
 }
 

@@ -1,10 +1,10 @@
 //! RustyGate's command line.
 //!
-//! [`cli`] is what can be typed, `commands` what each of it does, `client` the way to the control plane with every
+//! `cli` is what can be typed, `commands` what each of it does, `client` the way to the control plane with every
 //! error turned into what is wrong and what to do next, `output` how things look. Data goes to stdout, messages go to
 //! stderr, and the exit code tells scripts what happened ([`Exit`]).
 
-pub mod cli;
+mod cli;
 mod client;
 mod commands;
 mod diff;

@@ -77,7 +77,7 @@ pub struct DevArgs {
     #[arg(long, default_value = "127.0.0.1:8082", value_name = "ADDRESS")]
     pub grpc_listen: SocketAddr,
 
-    /// Where the control plane serves its console, /metrics and /healthz
+    /// Where the control plane serves /metrics and /healthz
     #[arg(long, default_value = "127.0.0.1:8083", value_name = "ADDRESS")]
     pub http_listen: SocketAddr,
 
