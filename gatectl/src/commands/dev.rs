@@ -4,24 +4,20 @@
 //! by `gatectl apply` beside it stays.
 
 mod demo;
+mod planes;
+mod source;
 mod summary;
 mod watch;
 
-use std::{
-    fs,
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser};
-use rustygate_control_plane as control_plane;
+use clap::Args;
 use rustygate_data_plane as data_plane;
 use rustygate_proto::v1 as wire;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use self::{demo::Demo, summary::Places};
+use self::{demo::Demo, source::Source, summary::Places};
 use super::change;
 use crate::{
     client::{Client, Connection},
@@ -36,12 +32,6 @@ const OWNER: &str = "dev";
 
 /// Where the configuration is kept, in the folder that `dev` is started in.
 const DATABASE: &str = ".rustygate/dev.db";
-
-/// What is applied without `-f`, if it is there.
-const DEFAULT_FILE: &str = "config/default.yaml";
-
-/// The same file, for a `gatectl` that was installed.
-const DEFAULT_YAML: &str = include_str!("../../../config/default.yaml");
 
 /// Until the proxy serves what was applied.
 const READY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -97,19 +87,19 @@ pub struct DevArgs {
 /// Runs everything until it is interrupted.
 pub(crate) async fn run(screen: Screen, args: DevArgs) -> Result<Exit, Failure> {
     log(args.verbose, screen);
-    ports_are_free(&args)?;
+    planes::ports_are_free(&args)?;
     // Before anything runs, so that an early Ctrl-C ends it in order too.
     let stop = Stop::new()?;
 
     let demo = if args.demo { Some(Demo::start().await?) } else { None };
     let source = Source::choose(&args, demo.as_ref());
     let database = database(&args, demo.as_ref())?;
-    let control_plane = start_control_plane(&args, &database).await?;
+    let control_plane = planes::start_control_plane(&args, &database).await?;
     let url = format!("http://{}", control_plane.grpc);
     let client = Client::connect(&Connection { url: url.clone(), token: None, ca: None }).await?;
 
     first_apply(screen, &client, &source, args.watch).await?;
-    let proxy = start_proxy(&args, url).await?;
+    let proxy = planes::start_proxy(&args, url).await?;
     let places = Places {
         listeners: proxy.listeners(),
         admin: proxy.admin,
@@ -267,76 +257,6 @@ async fn refusal(client: &Client, screen: Screen) -> Result<Failure, Failure> {
     Ok(Failure::new("the proxy cannot serve the configuration").with_hint("change the file, or free the address"))
 }
 
-async fn start_control_plane(args: &DevArgs, database: &Path) -> Result<control_plane::app::Running, Failure> {
-    let defaults: control_plane::settings::Settings = defaults()?;
-    let settings = control_plane::settings::Settings {
-        database: database.to_owned(),
-        grpc_listen: args.grpc_listen,
-        http_listen: args.http_listen,
-        // One process needs no door between its halves.
-        tls_cert: None,
-        tls_key: None,
-        require_tokens: false,
-        ..defaults
-    };
-    control_plane::app::start(settings).await.map_err(|error| {
-        let error = anyhow::Error::from(error);
-        Failure::new(format!("cannot start the control plane: {error:#}"))
-            .with_hint(format!("its database is {}; --database FILE names another", database.display()))
-    })
-}
-
-async fn start_proxy(args: &DevArgs, control_plane: String) -> Result<data_plane::app::Running, Failure> {
-    let defaults: data_plane::settings::Settings = defaults()?;
-    let settings = data_plane::settings::Settings {
-        control_plane,
-        token_file: None,
-        control_plane_ca: None,
-        // It lives and dies with its control plane, so it needs no memory of its own.
-        data_dir: None,
-        node_id: Some("dev".to_owned()),
-        listen: args.listen,
-        admin_listen: args.admin_listen,
-        workers: args.workers,
-        access_log: args.access_log.clone(),
-        ..defaults
-    };
-    data_plane::app::start(settings).await.map_err(|error| {
-        let error = anyhow::Error::from(error);
-        Failure::new(format!("cannot start the proxy: {error:#}"))
-    })
-}
-
-/// What a plane alone would run with, its environment included.
-fn defaults<S: Args>() -> Result<S, Failure> {
-    #[derive(Parser)]
-    struct Flags<S: Args> {
-        #[command(flatten)]
-        settings: S,
-    }
-    let flags = Flags::<S>::try_parse_from(["gatectl dev"]);
-    flags.map(|flags| flags.settings).map_err(|error| Failure::new(error.to_string()))
-}
-
-/// Says which flag moves a port that is taken, before anything starts.
-fn ports_are_free(args: &DevArgs) -> Result<(), Failure> {
-    let ports = [
-        ("--listen", "the proxy", args.listen),
-        ("--admin-listen", "the proxy's metrics", args.admin_listen),
-        ("--grpc-listen", "the control plane's gRPC", args.grpc_listen),
-        ("--http-listen", "the control plane's HTTP", args.http_listen),
-    ];
-    for (flag, what, address) in ports {
-        // Dropped at once. The proxy's own sockets share their port, so they would not notice another owner.
-        if let Err(error) = TcpListener::bind(address) {
-            return Err(Failure::new(format!("cannot listen on {address} for {what}: {error}")).with_hint(format!(
-                "another `gatectl dev` may be running; {flag} HOST:PORT names another address (port 0 takes a free one)"
-            )));
-        }
-    }
-    Ok(())
-}
-
 fn database(args: &DevArgs, demo: Option<&Demo>) -> Result<PathBuf, Failure> {
     let database = match (&args.database, demo) {
         (Some(database), _) => database.clone(),
@@ -366,50 +286,6 @@ fn log(verbose: u8, screen: Screen) {
         .try_init();
 }
 
-/// What is applied.
-#[derive(Debug)]
-enum Source {
-    /// Files and folders.
-    Files(Vec<PathBuf>),
-    /// The default file, which is not here.
-    BuiltIn,
-}
-
-impl Source {
-    fn choose(args: &DevArgs, demo: Option<&Demo>) -> Self {
-        match demo {
-            Some(demo) => Self::Files(vec![demo.manifest()]),
-            None if !args.paths.is_empty() => Self::Files(args.paths.clone()),
-            None if Path::new(DEFAULT_FILE).is_file() => Self::Files(vec![DEFAULT_FILE.into()]),
-            None => Self::BuiltIn,
-        }
-    }
-
-    fn read(&self) -> Result<Vec<wire::Document>, Failure> {
-        match self {
-            Self::Files(paths) => match paths.iter().any(|path| input::is_stdin(path)) {
-                true => Err(Failure::new("`gatectl dev` reads files, not stdin")),
-                false => input::read(paths),
-            },
-            Self::BuiltIn => Ok(vec![wire::Document { file: DEFAULT_FILE.to_owned(), yaml: DEFAULT_YAML.to_owned() }]),
-        }
-    }
-
-    fn paths(&self) -> Option<&[PathBuf]> {
-        match self {
-            Self::Files(paths) => Some(paths),
-            Self::BuiltIn => None,
-        }
-    }
-
-    fn title(&self) -> String {
-        match self {
-            Self::Files(paths) => paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
-            Self::BuiltIn => format!("{DEFAULT_FILE} (built in)"),
-        }
-    }
-}
-
 /// Ctrl-C, or the signal that service managers send.
 struct Stop {
     interrupt: tokio::signal::unix::Signal,
@@ -436,41 +312,4 @@ impl Stop {
 /// A name for something temporary that no other process of this machine uses now.
 fn unique(prefix: &str) -> String {
     format!("{prefix}-{}-{}", std::process::id(), unix_ms_now())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::{Cli, Command};
-
-    fn dev(args: &[&str]) -> DevArgs {
-        let cli = Cli::try_parse_from([&["gatectl", "dev"], args].concat()).expect("parses");
-        let Command::Dev(args) = cli.command else { panic!("dev") };
-        args
-    }
-
-    #[test]
-    fn a_taken_port_names_the_flag_that_moves_it() {
-        let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
-        let address = taken.local_addr().expect("address").to_string();
-        for flag in ["--listen", "--admin-listen", "--grpc-listen", "--http-listen"] {
-            let mut args = vec![];
-            for other in ["--listen", "--admin-listen", "--grpc-listen", "--http-listen"] {
-                args.extend([other, if other == flag { &address } else { "127.0.0.1:0" }]);
-            }
-            let Err(Failure::Error { message, hint }) = ports_are_free(&dev(&args)) else { panic!("must be refused") };
-            assert!(message.contains(&address), "{message}");
-            assert!(hint.contains(&format!("{flag} HOST:PORT")), "{hint}");
-        }
-    }
-
-    #[test]
-    fn the_built_in_file_is_the_one_of_the_repository() {
-        let routes: serde_json::Value = serde_yaml::from_str(DEFAULT_YAML).expect("YAML");
-        let expected = serde_json::json!({"routes": [
-            {"path": "/api/test", "backend": "http://localhost:8001"},
-            {"path": "/api/users", "backend": "http://localhost:8002"},
-        ]});
-        assert_eq!(routes, expected);
-    }
 }
