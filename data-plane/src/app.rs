@@ -1,1 +1,256 @@
 //! Wiring and life cycle of a data plane: what is started, in which order, and how it ends.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    admin::Admin,
+    disk::OpenError,
+    forward::TrustedProxies,
+    health::{self, Health},
+    publish::Publisher,
+    settings::{AccessLogTarget, Settings},
+    snapshot::SnapshotCell,
+    sync::{Config, ConfigError, Sync, SyncStatus},
+    telemetry::{
+        access_log::Sink,
+        log::Log,
+        metrics::{RequestCollector, RequestMetrics},
+    },
+    threads::Threads,
+    worker::{Policy, Shared},
+};
+
+/// How long the last write of the snapshot to disk may take on shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a shutdown looks whether the connections have ended.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Why a data plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Settings that make no sense.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] OpenError),
+    /// The admin port is taken, mostly.
+    #[error("cannot listen on --admin-listen {address}: {source}")]
+    Admin {
+        /// As set.
+        address: SocketAddr,
+        /// The system's.
+        source: io::Error,
+    },
+    /// The access log cannot be written.
+    #[error("cannot open --access-log {file}: {source}")]
+    AccessLog {
+        /// As set.
+        file: String,
+        /// The system's.
+        source: io::Error,
+    },
+    /// The system gives no threads.
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] io::Error),
+}
+
+/// A running data plane. Dropping it ends it at once; [`Running::shutdown`] lets it drain.
+#[derive(Debug)]
+pub struct Running {
+    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    pub admin: SocketAddr,
+    publisher: Arc<Publisher>,
+    threads: Arc<Threads>,
+    status: Arc<SyncStatus>,
+    draining: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+    syncing: Option<JoinHandle<()>>,
+    log_writer: Option<thread::JoinHandle<()>>,
+    /// Runs sync, health checks and the admin port: nothing that a request waits for.
+    background: Option<Runtime>,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+}
+
+/// Starts a data plane. It serves as soon as it has a snapshot, from disk or from the control plane; see
+/// [`Running::ready`].
+///
+/// # Errors
+/// [`StartError`], each with the setting that is at fault.
+pub async fn start(settings: Settings) -> Result<Running, StartError> {
+    start_with_log(settings, None).await
+}
+
+/// The same, with the process's log among the metrics.
+///
+/// # Errors
+/// The same.
+pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Running, StartError> {
+    let config = Config::new(&settings)?;
+    let mut registry = Registry::default();
+    if let Some(log) = log {
+        log.register(&mut registry);
+    }
+    let metrics = Arc::new(RequestMetrics::default());
+    registry.register_collector(Box::new(RequestCollector(Arc::clone(&metrics))));
+    let health = Arc::new(Health::default());
+
+    let background =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("background").enable_all().build()?;
+    let background = Background(Some(background));
+    let handle = background.handle();
+    let opening = handle.spawn_blocking(move || (Sync::open(config, &mut registry), registry));
+    let (sync, registry) = opening.await.map_err(io::Error::other)?;
+    let sync = sync?;
+    let address = settings.admin_listen;
+    let admin_listener = handle.spawn(TcpListener::bind(address)).await.map_err(io::Error::other)?;
+    let admin_listener = admin_listener.map_err(|source| StartError::Admin { address, source })?;
+    let admin = admin_listener.local_addr()?;
+
+    let (sink, log_writer) = open_access_log(&settings.access_log)?.unzip();
+    let cell = Arc::new(SnapshotCell::default());
+    let shared = Arc::new(Shared {
+        snapshot: Arc::clone(&cell),
+        metrics,
+        health: Arc::clone(&health),
+        policy: policy(&settings),
+    });
+    let workers = settings.workers.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let threads = Arc::new(Threads::start(workers, &shared, sink.as_ref())?);
+    let publisher = Arc::new(Publisher::new(Arc::clone(&cell), settings.listen, Arc::clone(&threads)));
+
+    let (draining, drains) = watch::channel(false);
+    let (stopping, stops) = watch::channel(false);
+    let status = sync.status();
+    let admin_port = Admin { status: Arc::clone(&status), draining: drains, registry: Arc::new(Mutex::new(registry)) };
+    handle.spawn(admin_port.serve(admin_listener));
+    handle.spawn(health::check_all(health, cell, status.subscribe()));
+    let syncing = handle.spawn(sync.run(Arc::clone(&publisher), stops));
+    Ok(Running {
+        admin,
+        publisher,
+        threads,
+        status,
+        draining,
+        stopping,
+        syncing: Some(syncing),
+        log_writer,
+        background: background.keep(),
+        drain_delay: Duration::from_secs(settings.drain_delay),
+        drain_timeout: Duration::from_secs(settings.drain_timeout),
+    })
+}
+
+impl Running {
+    /// The listeners that clients are accepted on now, by name.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        self.publisher.listeners()
+    }
+
+    /// Returns when a snapshot is served.
+    pub async fn ready(&self) {
+        let mut status = self.status.subscribe();
+        // The sender is ours, so there always is one.
+        let _ = status.wait_for(|state| state.revision > 0).await;
+    }
+
+    /// Ends it in order: not ready any more; then, after the drain delay, accept no more and let connections end, at
+    /// most for the drain timeout; then write the snapshot to disk.
+    pub async fn shutdown(mut self) {
+        self.draining.send_replace(true);
+        sleep(self.drain_delay).await;
+        self.publisher.drain().await;
+        let deadline = Instant::now() + self.drain_timeout;
+        loop {
+            let open = self.threads.connection_count().await;
+            if open == 0 {
+                break;
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!(connections = open, "the drain timeout is over; closing what is still open");
+                break;
+            }
+            sleep(DRAIN_POLL).await;
+        }
+        self.stopping.send_replace(true);
+        if let Some(syncing) = self.syncing.take() {
+            let _ = timeout(FLUSH_TIMEOUT, syncing).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.threads.stop();
+        if let Some(background) = self.background.take() {
+            background.shutdown_background();
+        }
+        if let Some(writer) = self.log_writer.take() {
+            // The workers are gone, and with them every sender to the writer but for those it has yet to read.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// A runtime cannot be dropped inside another: if the start fails midway, this one is let go of instead.
+struct Background(Option<Runtime>);
+
+impl Background {
+    fn handle(&self) -> tokio::runtime::Handle {
+        self.0.as_ref().expect("it is there until it is kept").handle().clone()
+    }
+
+    fn keep(mut self) -> Option<Runtime> {
+        self.0.take()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn open_access_log(target: &AccessLogTarget) -> Result<Option<(Sink, thread::JoinHandle<()>)>, StartError> {
+    match target {
+        AccessLogTarget::Off => Ok(None),
+        AccessLogTarget::Stdout => Ok(Some(Sink::start(io::stdout())?)),
+        AccessLogTarget::File(path) => {
+            let opened = OpenOptions::new().create(true).append(true).open(path);
+            let file = opened.map_err(|source| StartError::AccessLog { file: path.display().to_string(), source })?;
+            Ok(Some(Sink::start(file)?))
+        }
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        connections_max: settings.max_connections,
+        body_bytes_max: settings.max_body_bytes,
+        head_timeout: Duration::from_secs(settings.head_timeout),
+        keep_alive_timeout: Duration::from_secs(settings.keep_alive_timeout),
+        trusted_proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
+        debug_headers: settings.debug_headers,
+    }
+}

@@ -71,6 +71,14 @@ pub struct Settings {
     #[arg(long, env = "RUSTYGATE_MAX_BODY_BYTES", default_value_t = 10 << 30, value_name = "BYTES")]
     pub max_body_bytes: u64,
 
+    /// The most seconds from the first byte of a request's head to its last
+    #[arg(long, env = "RUSTYGATE_HEAD_TIMEOUT", default_value_t = 10, value_name = "SECONDS")]
+    pub head_timeout: u64,
+
+    /// Seconds that a client's connection may lie idle between requests
+    #[arg(long, env = "RUSTYGATE_KEEP_ALIVE_TIMEOUT", default_value_t = 75, value_name = "SECONDS")]
+    pub keep_alive_timeout: u64,
+
     /// On shutdown, seconds between "not ready" and the end of accepting, for a load balancer to notice
     #[arg(long, env = "RUSTYGATE_DRAIN_DELAY", default_value_t = 0, value_name = "SECONDS")]
     pub drain_delay: u64,

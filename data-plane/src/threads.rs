@@ -1,6 +1,13 @@
 //! The workers' threads, and how the configuration path speaks to them.
 
-use std::{collections::HashMap, io, net::TcpListener as StdListener, rc::Rc, sync::Arc, thread};
+use std::{
+    collections::HashMap,
+    io,
+    net::TcpListener as StdListener,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 use tokio::{
     net::TcpListener,
@@ -25,13 +32,15 @@ enum Command {
     Drain,
     /// How many connections are there?
     Count { count: oneshot::Sender<usize> },
+    /// End, whatever is still under way.
+    Stop,
 }
 
 /// The workers, from outside.
 #[derive(Debug)]
 pub struct Threads {
     commands: Vec<mpsc::UnboundedSender<Command>>,
-    handles: Vec<thread::JoinHandle<()>>,
+    handles: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 impl Threads {
@@ -40,14 +49,15 @@ impl Threads {
     /// # Errors
     /// The system's, if a thread or its runtime cannot be made.
     pub fn start(count: usize, shared: &Arc<Shared>, log: Option<&Sink>) -> io::Result<Self> {
-        let mut threads = Self { commands: Vec::new(), handles: Vec::new() };
+        let mut threads = Self { commands: Vec::new(), handles: Mutex::default() };
+        let mut handles = Vec::new();
         for index in 0..count {
             let (commands, inbox) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread();
             let shared = Arc::clone(shared);
             let log = log.map(|sink| AccessLog::new(sink.clone(), Arc::clone(&shared.metrics)));
             let (started, starting) = std::sync::mpsc::channel();
-            threads.handles.push(thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            handles.push(thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let mut runtime = runtime;
                 match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
                     Ok(runtime) => {
@@ -62,13 +72,14 @@ impl Threads {
             starting.recv().map_err(io::Error::other)??;
             threads.commands.push(commands);
         }
+        threads.handles = handles.into();
         Ok(threads)
     }
 
     /// No workers.
     #[cfg(test)]
     pub fn none() -> Self {
-        Self { commands: Vec::new(), handles: Vec::new() }
+        Self { commands: Vec::new(), handles: Mutex::default() }
     }
 
     /// How many there are.
@@ -123,10 +134,12 @@ impl Threads {
         total
     }
 
-    /// Ends the workers, whatever they still do.
-    pub fn stop(mut self) {
-        self.commands.clear();
-        for handle in self.handles.drain(..) {
+    /// Ends the workers, whatever they still do, and waits for their end.
+    pub fn stop(&self) {
+        for commands in &self.commands {
+            let _ = commands.send(Command::Stop);
+        }
+        for handle in self.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = handle.join();
         }
     }
@@ -171,6 +184,7 @@ async fn run(shared: Arc<Shared>, log: Option<AccessLog>, mut inbox: mpsc::Unbou
             Command::Count { count } => {
                 let _ = count.send(worker.connection_count());
             }
+            Command::Stop => break,
         }
     }
     if let Some(log) = &worker.log {

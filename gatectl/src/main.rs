@@ -1,3 +1,5 @@
-//! RustyGate command line.
+//! The `gatectl` binary; everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    gatectl::run()
+}

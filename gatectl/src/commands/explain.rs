@@ -1,0 +1,258 @@
+//! `explain`: which route gets a request, and the first condition that failed for each of the others.
+
+use std::fmt::Write as _;
+
+use rustygate_data_plane::{
+    canonical,
+    fields::{Fields, is_token},
+    route::RequestView,
+    snapshot::Snapshot,
+};
+use rustygate_proto::v1 as wire;
+
+use super::validate;
+use crate::{
+    cli::{ExplainArgs, TextFormat},
+    client::Client,
+    failure::{Exit, Failure},
+    input,
+    output::{Paint, Screen, escape},
+};
+
+/// As many as the control plane answers with.
+const CANDIDATES_MAX: usize = 100;
+
+/// Asks the control plane.
+pub(crate) async fn ask(screen: Screen, client: &Client, args: ExplainArgs) -> Result<Exit, Failure> {
+    let response = client.explain(request(&args)?).await?;
+    show(screen, &args, &response)
+}
+
+/// Asks the files.
+pub(crate) fn offline(screen: Screen, args: &ExplainArgs) -> Result<Exit, Failure> {
+    let request = request(args)?;
+    let documents = input::read(&args.paths)?;
+    let valid = validate::check(&documents).map_err(|faults| validate::refuse(screen, &faults))?;
+    show(screen, args, &answer(&valid.snapshot, &request))
+}
+
+fn request(args: &ExplainArgs) -> Result<wire::ExplainRequest, Failure> {
+    if !is_token(args.method.as_bytes()) {
+        return Err(Failure::new(format!("{:?} is not a method", escape(&args.method)))
+            .with_hint("write the method first: gatectl explain GET http://localhost:8080/api/users"));
+    }
+    let headers = args.headers.iter().map(|(name, value)| wire::Header { name: name.clone(), value: value.clone() });
+    Ok(wire::ExplainRequest {
+        method: args.method.clone(),
+        url: url(args)?,
+        headers: headers.collect(),
+        listener: args.listener.clone(),
+        revision: args.revision.unwrap_or_default(),
+    })
+}
+
+/// The URL with the host that the request will name, which a Host header changes, as in curl.
+fn url(args: &ExplainArgs) -> Result<String, Failure> {
+    let whole = if args.url.starts_with('/') { format!("http://localhost{}", args.url) } else { args.url.clone() };
+    let Some(target) = Target::of(&whole) else {
+        return Err(Failure::new(format!("{:?} is not http://host[:port]/path?query, nor /path", escape(&args.url))));
+    };
+    let host = args.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let host = host.map_or(target.authority, |(_, host)| host.as_str());
+    let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
+    Ok(format!("http://{host}{}{query}", target.path))
+}
+
+/// What the router of a snapshot says; nothing is asked of anybody.
+fn answer(snapshot: &Snapshot, request: &wire::ExplainRequest) -> wire::ExplainResponse {
+    let refused = |reason: String| wire::ExplainResponse { refused: reason, ..wire::ExplainResponse::default() };
+    let Some(target) = Target::of(&request.url) else {
+        return refused("the URL does not begin with http://".to_owned());
+    };
+    let mut fields = Fields::new();
+    for header in &request.headers {
+        fields.append(&header.name, header.value.as_bytes());
+    }
+    let host = match canonical::host(target.authority.as_bytes()) {
+        Ok(host) => host.name.into_owned(),
+        Err(error) => return refused(error.to_string()),
+    };
+    let path = match canonical::path(target.path.as_bytes()) {
+        Ok(path) => path,
+        Err(error) => return refused(error.to_string()),
+    };
+    let view = RequestView {
+        listener: &request.listener,
+        method: &request.method,
+        host: &host,
+        path: &path,
+        query: target.query,
+        fields: &fields,
+    };
+    wire::ExplainResponse {
+        revision: 0,
+        candidates: snapshot.router.explain(&view, CANDIDATES_MAX),
+        omitted: 0,
+        refused: String::new(),
+        canonical_path: path.clone().into_owned(),
+        canonical_host: host,
+    }
+}
+
+/// The parts of a URL that a request carries.
+#[derive(Debug, PartialEq, Eq)]
+struct Target<'a> {
+    authority: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    fn of(url: &'a str) -> Option<Self> {
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
+        let rest = rest.split_once('#').map_or(rest, |(rest, _fragment)| rest);
+        let (before, query) = rest.split_once('?').map_or((rest, None), |(before, query)| (before, Some(query)));
+        let slash = before.find('/').unwrap_or(before.len());
+        let (authority, path) = before.split_at(slash);
+        (!authority.is_empty()).then_some(Self { authority, path: if path.is_empty() { "/" } else { path }, query })
+    }
+}
+
+fn show(screen: Screen, args: &ExplainArgs, response: &wire::ExplainResponse) -> Result<Exit, Failure> {
+    let won = response.candidates.iter().any(|candidate| candidate.winner);
+    match args.output {
+        TextFormat::Text => screen.data(&text(&args.method, response, screen.paint))?,
+        TextFormat::Json => screen.json(&json(response))?,
+    }
+    Ok(if won { Exit::Success } else { Exit::Failed })
+}
+
+fn text(method: &str, response: &wire::ExplainResponse, paint: Paint) -> String {
+    let mut text = String::new();
+    if !response.refused.is_empty() {
+        let _ = writeln!(text, "{} {}", paint.red("refused (400):"), escape(&response.refused));
+        return text;
+    }
+    let host = if response.canonical_host.is_empty() { "(none)" } else { &response.canonical_host };
+    let _ = writeln!(text, "{method}  host {}  path {}\n", escape(host), escape(&response.canonical_path));
+    for candidate in &response.candidates {
+        let place = if candidate.rule == 0 && candidate.r#match == 0 {
+            String::new()
+        } else {
+            format!(" (rule {}, match {})", candidate.rule, candidate.r#match)
+        };
+        let title = format!("{}{place}: {}", escape(&candidate.route), escape(&candidate.conditions));
+        let _ = if candidate.winner {
+            writeln!(text, "{} {title}", paint.green("->"))
+        } else if candidate.failed.is_empty() {
+            writeln!(text, "   {title}\n     {}", paint.dim("would match, but another goes before it"))
+        } else {
+            writeln!(text, "   {title}\n     {} {}", paint.dim("no:"), escape(&candidate.failed))
+        };
+    }
+    if response.omitted > 0 {
+        let _ = writeln!(text, "   and {} more", response.omitted);
+    }
+    let _ = match response.candidates.iter().find(|candidate| candidate.winner) {
+        Some(winner) => writeln!(text, "\n{} gets it: {}", escape(&winner.route), escape(&winner.action)),
+        None => writeln!(text, "{}", paint.red("no route gets it (404)")),
+    };
+    text
+}
+
+fn json(response: &wire::ExplainResponse) -> serde_json::Value {
+    let candidate = |candidate: &wire::Candidate| {
+        serde_json::json!({
+            "route": candidate.route,
+            "rule": candidate.rule,
+            "match": candidate.r#match,
+            "conditions": candidate.conditions,
+            "failed": candidate.failed,
+            "winner": candidate.winner,
+            "action": candidate.action,
+        })
+    };
+    serde_json::json!({
+        "revision": (response.revision > 0).then_some(response.revision),
+        "host": response.canonical_host,
+        "path": response.canonical_path,
+        "refused": response.refused,
+        "candidates": response.candidates.iter().map(candidate).collect::<serde_json::Value>(),
+        "omitted": response.omitted,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn a_url_is_taken_apart() {
+        let target = |authority, path, query| Some(Target { authority, path, query });
+        assert_eq!(Target::of("http://a:80/b/c?d=/?e#f"), target("a:80", "/b/c", Some("d=/?e")));
+        assert_eq!(Target::of("https://a"), target("a", "/", None));
+        assert_eq!(Target::of("http://a?b"), target("a", "/", Some("b")));
+        assert_eq!(Target::of("http:///b"), None);
+        assert_eq!(Target::of("ftp://a"), None);
+        assert_eq!(Target::of(""), None);
+    }
+
+    #[test]
+    fn a_host_header_goes_before_the_host_of_the_url() {
+        let asked = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["gatectl", "explain", "GET"], arguments].concat()).expect("parses");
+            let Command::Explain(args) = cli.command else { panic!("explain") };
+            url(&args).ok()
+        };
+        assert_eq!(asked(&["/a?b"]).as_deref(), Some("http://localhost/a?b"));
+        assert_eq!(asked(&["https://c:1/a", "-H", "Host: d.e"]).as_deref(), Some("http://d.e/a"));
+        assert_eq!(asked(&["a"]), None);
+    }
+
+    fn candidate(route: &str, failed: &str, winner: bool) -> wire::Candidate {
+        wire::Candidate {
+            route: route.to_owned(),
+            conditions: "path prefix /api".to_owned(),
+            failed: failed.to_owned(),
+            winner,
+            action: if winner { "backend users, path /".to_owned() } else { String::new() },
+            ..wire::Candidate::default()
+        }
+    }
+
+    #[test]
+    fn the_winner_is_marked_and_each_other_says_why_not() {
+        let response = wire::ExplainResponse {
+            canonical_host: "api.example.com".to_owned(),
+            canonical_path: "/api".to_owned(),
+            candidates: vec![
+                candidate("canary", "header x-version is absent", false),
+                candidate("users", "", true),
+                candidate("old", "", false),
+            ],
+            omitted: 3,
+            ..wire::ExplainResponse::default()
+        };
+        insta::assert_snapshot!(text("GET", &response, Paint { on: false }), @r"
+        GET  host api.example.com  path /api
+
+           canary: path prefix /api
+             no: header x-version is absent
+        -> users: path prefix /api
+           old: path prefix /api
+             would match, but another goes before it
+           and 3 more
+
+        users gets it: backend users, path /
+        ");
+    }
+
+    #[test]
+    fn a_request_that_is_refused_has_no_candidates() {
+        let response = wire::ExplainResponse { refused: "bad path".to_owned(), ..wire::ExplainResponse::default() };
+        assert_eq!(text("GET", &response, Paint { on: false }), "refused (400): bad path\n");
+    }
+}

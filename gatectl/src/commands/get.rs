@@ -1,0 +1,235 @@
+//! `get`: the configuration as tables, as YAML that can be applied again, or as JSON of the same shape.
+
+use std::fmt::Write as _;
+
+use rustygate_control_plane::manifest;
+use rustygate_proto::v1::{self as wire, Kind, backend_ref, load_balancing::Policy, path_match, resource, value_match};
+
+use crate::{
+    cli::{DataFormat, GetArgs, KindOrAll},
+    client::Client,
+    failure::{Exit, Failure},
+    output::{Paint, Screen, Table, escape},
+};
+
+/// Matches, backends and endpoints of one resource that a table shows.
+const PARTS_SHOWN_MAX: usize = 3;
+
+/// Shows what there is. That a name does not exist is an error.
+pub(crate) async fn run(screen: Screen, client: &Client, args: GetArgs) -> Result<Exit, Failure> {
+    let kinds = kinds(args.kind).into_iter().map(i32::from).collect();
+    let request = wire::GetRequest { kinds, names: args.names.clone(), revision: args.revision.unwrap_or_default() };
+    let response = client.get(request).await?;
+    let text = match args.output {
+        DataFormat::Table => tables(&response.resources, screen.paint),
+        DataFormat::Yaml => manifest::to_yaml(&resources(&response)),
+        DataFormat::Json => json(&resources(&response))?,
+    };
+    screen.data(&text)?;
+    let exists = |name: &String| {
+        let key = |stored: &wire::StoredResource| {
+            stored.resource.as_ref().and_then(|found| found.key().map(|key| key.1 == name))
+        };
+        response.resources.iter().any(|stored| key(stored) == Some(true))
+    };
+    match args.names.iter().find(|name| !exists(name)) {
+        Some(missing) => {
+            Err(Failure::new(format!("nothing is called {:?} at revision {}", escape(missing), response.revision)))
+        }
+        None => {
+            if response.resources.is_empty() && args.output == DataFormat::Table {
+                screen.note(&format!("nothing at revision {}", response.revision));
+            }
+            Ok(Exit::Success)
+        }
+    }
+}
+
+fn kinds(kind: KindOrAll) -> Vec<Kind> {
+    match kind {
+        KindOrAll::Routes => vec![Kind::Route],
+        KindOrAll::Backends => vec![Kind::Backend],
+        KindOrAll::Plugins => vec![Kind::Plugin],
+        KindOrAll::Listeners => vec![Kind::Listener],
+        KindOrAll::All => Vec::new(),
+    }
+}
+
+fn resources(response: &wire::GetResponse) -> Vec<wire::Resource> {
+    response.resources.iter().filter_map(|stored| stored.resource.clone()).collect()
+}
+
+fn json(resources: &[wire::Resource]) -> Result<String, Failure> {
+    let yaml = manifest::to_yaml(resources);
+    let value: Option<serde_json::Value> = serde_yaml::from_str(&yaml)
+        .map_err(|error| Failure::new(format!("cannot turn the configuration into JSON: {error}")))?;
+    Ok(format!("{:#}\n", value.unwrap_or_else(|| serde_json::json!({}))))
+}
+
+/// A table for each kind that there is.
+fn tables(stored: &[wire::StoredResource], paint: Paint) -> String {
+    let mut listeners = Table::new(&["LISTENER", "ADDRESS", "OWNER", "REVISION"]);
+    let mut backends = Table::new(&["BACKEND", "ENDPOINTS", "POLICY", "OWNER", "REVISION"]);
+    let mut plugins = Table::new(&["PLUGIN", "TYPE", "OWNER", "REVISION"]);
+    let mut routes = Table::new(&["ROUTE", "HOSTS", "MATCHES", "BACKENDS", "PLUGINS", "OWNER", "REVISION"]);
+    let mut used = [false; 4];
+    for entry in stored {
+        let (owner, revision) = (entry.owner.clone(), entry.revision.to_string());
+        match entry.resource.as_ref().and_then(|resource| resource.kind.as_ref()) {
+            Some(resource::Kind::Listener(listener)) => {
+                used[0] = true;
+                listeners.row([listener.name.clone(), listener.address.clone(), owner, revision]);
+            }
+            Some(resource::Kind::Backend(backend)) => {
+                used[1] = true;
+                backends.row([backend.name.clone(), endpoints(backend), policy(backend).to_owned(), owner, revision]);
+            }
+            Some(resource::Kind::Plugin(plugin)) => {
+                used[2] = true;
+                plugins.row([plugin.name.clone(), plugin.r#type.clone(), owner, revision]);
+            }
+            Some(resource::Kind::Route(route)) => {
+                used[3] = true;
+                let hosts = some_of(route.hosts.iter().cloned());
+                let plugins = some_of(route.rules.iter().flat_map(|rule| rule.plugins.iter().cloned()));
+                routes.row([route.name.clone(), hosts, matches(route), targets(route), plugins, owner, revision]);
+            }
+            None => {}
+        }
+    }
+    let tables = [&listeners, &backends, &plugins, &routes].into_iter().zip(used);
+    let tables: Vec<String> = tables.filter(|(_, used)| *used).map(|(table, _)| table.render(paint)).collect();
+    tables.join("\n")
+}
+
+fn endpoints(backend: &wire::Backend) -> String {
+    some_of(backend.endpoints.iter().map(|endpoint| match endpoint.weight {
+        None | Some(1) => endpoint.url.clone(),
+        Some(weight) => format!("{} ({weight})", endpoint.url),
+    }))
+}
+
+fn policy(backend: &wire::Backend) -> &'static str {
+    match backend.load_balancing.as_ref().map(wire::LoadBalancing::policy) {
+        None | Some(Policy::Unspecified | Policy::RoundRobin) => "round_robin",
+        Some(Policy::LeastRequest) => "least_request",
+    }
+}
+
+/// What a route matches, in short.
+pub(crate) fn matches(route: &wire::Route) -> String {
+    if route.rules.iter().all(|rule| rule.matches.is_empty()) {
+        return "every request".to_owned();
+    }
+    some_of(route.rules.iter().flat_map(|rule| &rule.matches).map(condition))
+}
+
+/// Where a route sends its requests, in short.
+pub(crate) fn targets(route: &wire::Route) -> String {
+    some_of(route.rules.iter().flat_map(|rule| &rule.backends).map(|backend| {
+        let target = match &backend.target {
+            Some(backend_ref::Target::Name(target) | backend_ref::Target::Url(target)) => target.as_str(),
+            None => "",
+        };
+        backend.weight.map_or_else(|| target.to_owned(), |weight| format!("{target} ({weight})"))
+    }))
+}
+
+fn condition(condition: &wire::Match) -> String {
+    let mut text = condition.methods.join("|");
+    let path = match condition.path.as_ref().and_then(|path| path.kind.as_ref()) {
+        Some(path_match::Kind::Prefix(prefix)) => format!("{}/*", prefix.trim_end_matches('/')),
+        Some(path_match::Kind::Exact(exact)) => exact.clone(),
+        Some(path_match::Kind::Regex(regex)) => format!("~{regex}"),
+        None => "/*".to_owned(),
+    };
+    let _ = write!(text, "{}{path}", if text.is_empty() { "" } else { " " });
+    for (mark, values) in [("", &condition.headers), ("?", &condition.query)] {
+        for value in values {
+            let _ = match &value.kind {
+                Some(value_match::Kind::Exact(exact)) => write!(text, " {mark}{}={exact}", value.name),
+                Some(value_match::Kind::Regex(regex)) => write!(text, " {mark}{}~{regex}", value.name),
+                None => write!(text, " {mark}{}", value.name),
+            };
+        }
+    }
+    text
+}
+
+fn some_of(parts: impl Iterator<Item = String>) -> String {
+    let parts: Vec<String> = parts.collect();
+    let shown = parts.iter().take(PARTS_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match parts.len().saturating_sub(PARTS_SHOWN_MAX) {
+        0 => shown,
+        more => format!("{shown}, {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(kind: resource::Kind) -> wire::StoredResource {
+        wire::StoredResource {
+            resource: Some(wire::Resource { kind: Some(kind) }),
+            owner: "default".to_owned(),
+            revision: 3,
+        }
+    }
+
+    fn backend_ref(name: &str, weight: Option<u32>) -> wire::BackendRef {
+        wire::BackendRef {
+            target: Some(backend_ref::Target::Name(name.to_owned())),
+            weight,
+            ..wire::BackendRef::default()
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_table() {
+        let prefix = |path: &str| Some(wire::PathMatch { kind: Some(path_match::Kind::Prefix(path.to_owned())) });
+        let header =
+            wire::ValueMatch { name: "x-team".to_owned(), kind: Some(value_match::Kind::Regex("red|blue".to_owned())) };
+        let canary = wire::Match {
+            path: Some(wire::PathMatch { kind: Some(path_match::Kind::Exact("/v2".to_owned())) }),
+            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+            headers: vec![header],
+            query: Vec::new(),
+        };
+        let rules = vec![
+            wire::Rule {
+                matches: vec![canary],
+                backends: vec![backend_ref("users", Some(90)), backend_ref("users-v2", Some(10))],
+                plugins: vec!["login".to_owned()],
+                ..wire::Rule::default()
+            },
+            wire::Rule {
+                matches: ["/a", "/b/", "/"]
+                    .map(|path| wire::Match { path: prefix(path), ..wire::Match::default() })
+                    .to_vec(),
+                backends: vec![backend_ref("users", None)],
+                ..wire::Rule::default()
+            },
+        ];
+        let route = wire::Route { name: "users".to_owned(), rules, ..wire::Route::default() };
+        let endpoint = |url: &str, weight| wire::Endpoint { url: url.to_owned(), weight };
+        let backend = wire::Backend {
+            name: "users".to_owned(),
+            endpoints: vec![endpoint("http://10.0.0.1:8002", None), endpoint("http://10.0.0.2:8002", Some(2))],
+            ..wire::Backend::default()
+        };
+        let all = [stored(resource::Kind::Backend(backend)), stored(resource::Kind::Route(route))];
+        insta::assert_snapshot!(tables(&all, Paint { on: false }), @r"
+        BACKEND  ENDPOINTS                                       POLICY       OWNER    REVISION
+        users    http://10.0.0.1:8002, http://10.0.0.2:8002 (2)  round_robin  default  3
+
+        ROUTE  HOSTS  MATCHES                                           BACKENDS                          PLUGINS  OWNER    REVISION
+        users  -      GET|HEAD /v2 x-team~red|blue, /a/*, /b/*, 1 more  users (90), users-v2 (10), users  login    default  3
+        ");
+    }
+
+    #[test]
+    fn nothing_is_no_table() {
+        assert_eq!(tables(&[], Paint { on: false }), "");
+    }
+}

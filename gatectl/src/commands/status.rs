@@ -1,0 +1,121 @@
+//! `status`: each proxy, what it serves, how far behind it is, and what it refused.
+
+use rustygate_proto::v1 as wire;
+
+use super::change;
+use crate::{
+    cli::{StatusArgs, TableFormat},
+    client::Client,
+    failure::{Exit, Failure},
+    output::{Paint, Screen, Table, ago, faults_json, unix_ms_now},
+};
+
+/// Shows the fleet.
+pub(crate) async fn run(screen: Screen, client: &Client, args: &StatusArgs) -> Result<Exit, Failure> {
+    let fleet = client.proxies().await?;
+    match args.output {
+        TableFormat::Json => {
+            let proxies: serde_json::Value = fleet.proxies.iter().map(proxy_json).collect();
+            screen.json(&serde_json::json!({"head_revision": fleet.head_revision, "proxies": proxies}))?;
+        }
+        TableFormat::Table => {
+            if fleet.proxies.is_empty() {
+                screen.note("no proxy has connected; `rustygate-data-plane --control-plane URL` starts one");
+            } else {
+                screen.data(&table(&fleet, unix_ms_now(), screen.paint))?;
+            }
+            screen.note(&format!("the present revision is {}", fleet.head_revision));
+            let refusals = change::refusals(&fleet.proxies, 1, screen.note_paint);
+            if !refusals.is_empty() {
+                screen.note(&refusals);
+            }
+        }
+    }
+    let well = !fleet.proxies.is_empty() && fleet.proxies.iter().all(|proxy| is_well(proxy, fleet.head_revision));
+    Ok(if args.check && !well { Exit::Failed } else { Exit::Success })
+}
+
+fn is_well(proxy: &wire::Proxy, head_revision: u64) -> bool {
+    proxy.connected && proxy.refused_revision == 0 && proxy.revision == head_revision
+}
+
+fn table(fleet: &wire::ListProxiesResponse, now_ms: u64, paint: Paint) -> String {
+    let mut table = Table::new(&["PROXY", "STATE", "REVISION", "LAG", "CONNECTED", "LAST SEEN", "VERSION", "ADDRESS"]);
+    for proxy in &fleet.proxies {
+        table.row([
+            proxy.node_id.clone(),
+            state(proxy, fleet.head_revision),
+            proxy.revision.to_string(),
+            proxy.lag_ms.map(|lag| format!("{lag} ms")).unwrap_or_default(),
+            if proxy.connected { ago(now_ms, proxy.connected_unix_ms) } else { String::new() },
+            ago(now_ms, proxy.last_seen_unix_ms),
+            proxy.version.clone(),
+            proxy.peer_address.clone(),
+        ]);
+    }
+    table.render(paint)
+}
+
+fn state(proxy: &wire::Proxy, head_revision: u64) -> String {
+    if !proxy.connected {
+        "gone".to_owned()
+    } else if proxy.refused_revision > 0 {
+        format!("refuses {}", proxy.refused_revision)
+    } else if proxy.revision < head_revision {
+        "behind".to_owned()
+    } else {
+        "serving".to_owned()
+    }
+}
+
+/// A proxy as JSON.
+pub(crate) fn proxy_json(proxy: &wire::Proxy) -> serde_json::Value {
+    let labels: serde_json::Map<String, serde_json::Value> =
+        proxy.labels.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    serde_json::json!({
+        "node_id": proxy.node_id,
+        "labels": labels,
+        "version": proxy.version,
+        "peer_address": proxy.peer_address,
+        "revision": proxy.revision,
+        "connected": proxy.connected,
+        "connected_unix_ms": proxy.connected_unix_ms,
+        "last_seen_unix_ms": proxy.last_seen_unix_ms,
+        "lag_ms": proxy.lag_ms,
+        "refused_revision": (proxy.refused_revision > 0).then_some(proxy.refused_revision),
+        "faults": faults_json(&proxy.faults),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_each_proxy_is_a_word() {
+        let proxy = |node_id: &str, revision, refused_revision, connected| wire::Proxy {
+            node_id: node_id.to_owned(),
+            version: "0.1.0".to_owned(),
+            peer_address: "10.0.0.9:4711".to_owned(),
+            revision,
+            refused_revision,
+            connected,
+            connected_unix_ms: 1_000,
+            last_seen_unix_ms: 60_500,
+            lag_ms: (revision == 9).then_some(4),
+            ..wire::Proxy::default()
+        };
+        let proxies =
+            vec![proxy("a", 9, 0, true), proxy("b", 8, 0, true), proxy("c", 8, 9, true), proxy("d", 8, 0, false)];
+        let well: Vec<_> = proxies.iter().map(|proxy| is_well(proxy, 9)).collect();
+        assert_eq!(well, [true, false, false, false]);
+        let fleet = wire::ListProxiesResponse { head_revision: 9, proxies };
+        insta::assert_snapshot!(table(&fleet, 61_000, Paint { on: false }), @r"
+        PROXY  STATE      REVISION  LAG   CONNECTED  LAST SEEN  VERSION  ADDRESS
+        a      serving    9         4 ms  1m ago     just now   0.1.0    10.0.0.9:4711
+        b      behind     8         -     1m ago     just now   0.1.0    10.0.0.9:4711
+        c      refuses 9  8         -     1m ago     just now   0.1.0    10.0.0.9:4711
+        d      gone       8         -     -          just now   0.1.0    10.0.0.9:4711
+        ");
+    }
+}

@@ -1,0 +1,128 @@
+//! The files that a command is given: a file, a folder of YAML files, or `-` for stdin.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use rustygate_proto::v1 as wire;
+
+use crate::failure::Failure;
+
+/// The most bytes that one document may have; the control plane takes no more in one call.
+const DOCUMENT_BYTES_MAX: u64 = 32 << 20;
+
+/// Reads what `-f` names, in that order; of a folder, its `*.yaml` and `*.yml` by name, not those of its folders.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<wire::Document>, Failure> {
+    if paths.iter().filter(|path| is_stdin(path)).count() > 1 {
+        return Err(Failure::new("`-f -` is given twice, but there is only one stdin"));
+    }
+    let mut documents = Vec::new();
+    for path in paths {
+        if is_stdin(path) {
+            documents.push(document("<stdin>".to_owned(), io::stdin().lock())?);
+        } else if path.is_dir() {
+            for file in yaml_files(path)? {
+                documents.push(open(&file)?);
+            }
+        } else {
+            documents.push(open(path)?);
+        }
+    }
+    Ok(documents)
+}
+
+/// Whether the path means stdin.
+pub(crate) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Whether there is nothing in any document.
+pub(crate) fn is_blank(documents: &[wire::Document]) -> bool {
+    documents.iter().all(|document| document.yaml.trim().is_empty())
+}
+
+/// Whether a file of a folder is read.
+pub(crate) fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let unreadable = |error: io::Error| Failure::new(format!("cannot list {}: {error}", folder.display()));
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if is_yaml(&path) && path.is_file() {
+            // Reports name "a.yaml", not "./a.yaml".
+            files.push(path.strip_prefix(".").map(Path::to_owned).unwrap_or(path));
+        }
+    }
+    if files.is_empty() {
+        return Err(Failure::new(format!("{} has no *.yaml or *.yml file", folder.display())));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn open(path: &Path) -> Result<wire::Document, Failure> {
+    let name = path.display().to_string();
+    let file = fs::File::open(path).map_err(|error| unreadable(&name, &error))?;
+    document(name, file)
+}
+
+fn document(file: String, mut reader: impl Read) -> Result<wire::Document, Failure> {
+    let mut bytes = Vec::new();
+    reader.by_ref().take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&file, &error))?;
+    if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
+        return Err(Failure::new(format!("{file} is larger than {} MiB", DOCUMENT_BYTES_MAX >> 20))
+            .with_hint("split it into several files and apply one after the other"));
+    }
+    let yaml = String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        Failure::new(format!("{file} is not UTF-8 (byte {offset})"))
+    })?;
+    Ok(wire::Document { file, yaml })
+}
+
+fn unreadable(file: &str, error: &io::Error) -> Failure {
+    Failure::new(format!("cannot read {file}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_gives_its_yaml_files_by_name_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        for name in ["b.yml", "a.yaml", "c.txt", ".hidden"] {
+            fs::write(folder.path().join(name), name).expect("writes");
+        }
+        fs::create_dir(folder.path().join("sub.yaml")).expect("makes");
+        let documents = read(&[folder.path().to_owned()]).expect("reads");
+        let texts: Vec<_> = documents.iter().map(|document| document.yaml.as_str()).collect();
+        assert_eq!(texts, ["a.yaml", "b.yml"]);
+    }
+
+    #[test]
+    fn a_folder_without_yaml_a_missing_file_and_bytes_that_are_no_text_are_errors() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        assert!(read(&[folder.path().to_owned()]).is_err());
+        assert!(read(&[folder.path().join("none.yaml")]).is_err());
+        let file = folder.path().join("bytes.yaml");
+        fs::write(&file, b"a: \xff").expect("writes");
+        let Err(Failure::Error { message, .. }) = read(&[file]) else { panic!("must be refused") };
+        assert!(message.ends_with("is not UTF-8 (byte 3)"), "{message}");
+    }
+
+    #[test]
+    fn stdin_is_read_once() {
+        assert!(read(&["-".into(), "-".into()]).is_err());
+    }
+
+    #[test]
+    fn what_does_not_end_is_cut_off() {
+        assert!(document("endless".to_owned(), io::repeat(b'a')).is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! A whole gateway for a test: one control plane with a temporary SQLite file, any number of proxies, each plane in a
+//! thread with a runtime of its own, every port a free one.
+//!
+//! ```ignore
+//! with_gateway(MANIFEST, async |gateway| {
+//!     let mut client = Client::connect(gateway.proxy_addr()).await;
+//!     assert_eq!(client.get("/api/users").await.status, 200);
+//! })
+//! .await;
+//! ```
+//!
+//! [`Witness`] is an upstream that remembers every byte, [`Client`] a client that shows every byte.
+
+#![allow(dead_code, unused_imports, reason = "a harness offers more than the tests of the day need")]
+
+mod gateway;
+mod http;
+mod plane;
+mod process;
+mod witness;
+
+use std::time::Duration;
+
+pub use self::{
+    gateway::{Bearer, Builder, Gateway},
+    http::{Client, Response, raw},
+    process::{Dev, Output, Process, gatectl, masked},
+    witness::{Reply, Seen, Witness, answer},
+};
+
+/// For anything that should happen at once: no test waits longer for something that never will.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Runs a test with one proxy that serves the manifest.
+pub async fn with_gateway(manifest: &str, test: impl AsyncFnOnce(&mut Gateway)) {
+    let mut gateway = Gateway::builder().manifest(manifest).start().await;
+    test(&mut gateway).await;
+    gateway.shutdown().await;
+}
+
+/// The future's output; a panic that says what did not happen if it takes too long.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: nothing after {DEADLINE:?}"),
+    }
+}

@@ -1,0 +1,12 @@
+//! End to end: the real planes and the real `gatectl`, over real sockets, with a real SQLite file.
+//!
+//! One binary, because it is linked once. Each file is about one thing that a user does; [`harness`] starts the gateway
+//! that they do it with.
+
+mod apply;
+mod dev;
+mod examples;
+mod harness;
+mod inspect;
+mod quick_start;
+mod wait;
