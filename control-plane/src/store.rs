@@ -31,6 +31,8 @@ use crate::snapshot::{Set, Stored};
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 const READERS: u32 = 4;
+/// What a big import leaves of the journal.
+const JOURNAL_BYTES_MAX: &str = "67108864";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Rows per statement: far below SQLite's bound on parameters, enough to make the cost of a statement vanish.
@@ -263,6 +265,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
+        .pragma("journal_size_limit", JOURNAL_BYTES_MAX)
 }
 
 async fn migrate(path: &Path, writer: &mut SqliteConnection) -> Result<(), StoreError> {

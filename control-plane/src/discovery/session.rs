@@ -23,7 +23,7 @@ const SILENT_HEARTBEATS: u32 = 3;
 /// Why a stream ended.
 #[derive(Debug)]
 pub enum End {
-    /// The proxy hung up.
+    /// The proxy hung up, or the gate closed the stream.
     Closed,
     /// A newer stream has its node id.
     Replaced,
@@ -60,7 +60,7 @@ impl End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed => f.write_str("the proxy hung up"),
+            Self::Closed => f.write_str("the stream was closed"),
             Self::Replaced => f.write_str("a newer stream has this node id: each proxy needs its own --node-id"),
             Self::Silent => f.write_str("nothing was heard from the proxy"),
             Self::NotReading => f.write_str("the proxy does not read"),

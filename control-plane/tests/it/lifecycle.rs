@@ -1,12 +1,18 @@
 //! Starting, reading, changing, watching and stopping, as clients see it.
 
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _};
 use rustygate_control_plane::{app::StartError, discovery::Timing, store::StoreError};
 use rustygate_proto::v1::{self as wire, Kind};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tonic::Code;
+use tonic::{
+    Code, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
 
 use crate::harness::{Plane, route, settings};
 
@@ -35,7 +41,7 @@ async fn what_is_and_what_was_can_be_read() {
         let names = names.into_iter().map(str::to_owned).collect();
         let response = config.get(wire::GetRequest { kinds, names, revision }).await?.into_inner();
         let shown = response.resources.into_iter().map(|stored| (stored.resource.unwrap(), stored.revision));
-        Ok::<_, tonic::Status>((response.revision, shown.collect::<Vec<_>>()))
+        Ok::<_, Status>((response.revision, shown.collect::<Vec<_>>()))
     };
     let head = vec![(route("a", 1), 1), (route("b", 2), 2), (route("c", 1), 2)];
     assert_eq!(get(vec![], vec![], 0).await.unwrap(), (2, head));
@@ -147,5 +153,84 @@ async fn health_and_metrics_are_served_over_http() {
     }
     assert!(metrics.contains("# EOF"));
     assert!(get("/other").await.starts_with("HTTP/1.1 404"));
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_leaves_no_change_half_made() {
+    let plane = Plane::start().await;
+    plane.apply(&[("a", 1)]).await;
+    plane.apply(&[("a", 2)]).await;
+    for turn in 0..60_u64 {
+        let mut config = plane.config().await;
+        let rollback = wire::RollbackRequest { revision: 1 + turn % 2, options: None };
+        let _ = tokio::time::timeout(Duration::from_micros(turn * 97 % 3_000), config.rollback(rollback)).await;
+    }
+    // What is published is what is stored, and the next change goes on from there.
+    plane.running.applier().idle().await;
+    let mut config = plane.config().await;
+    let newest = config.history(wire::HistoryRequest { limit: 1, before: 0 }).await.unwrap().into_inner().revisions;
+    let head = config.get(wire::GetRequest::default()).await.unwrap().into_inner().revision;
+    assert_eq!(newest[0].revision, head);
+    assert_eq!(plane.apply(&[("b", 1)]).await, head + 1);
+    plane.stop().await;
+}
+
+/// Sends bytes as they are.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, bytes: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&bytes);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        buffer.advance(buffer.remaining());
+        Ok(Some(()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_messages_are_errors_and_nothing_more() {
+    let plane = Plane::start().await;
+    let channel = plane.channel().await;
+    let send = async |path: &'static str, bytes: Vec<u8>| {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.unwrap();
+        let called = client.unary(tonic::Request::new(bytes), path.parse().unwrap(), Raw).await;
+        called.expect_err("an error").code()
+    };
+    let apply = "/rustygate.v1.ConfigService/Apply";
+    // Groups in groups in groups, a length beyond the end, a string that is no text, and simply too much.
+    assert_eq!(send(apply, vec![0x53; 100_000]).await, Code::Internal);
+    assert_eq!(send(apply, vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]).await, Code::Internal);
+    assert_eq!(send(apply, vec![0x1a, 0x02, 0xff, 0xfe]).await, Code::Internal);
+    assert_eq!(send("/rustygate.v1.FleetService/Wait", vec![0; (1 << 20) + 1]).await, Code::OutOfRange);
+    plane.apply(&[("a", 1)]).await;
     plane.stop().await;
 }
