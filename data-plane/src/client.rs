@@ -71,14 +71,13 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listen
 
 /// Waits for the first byte of a request, holding nothing but the connection. False when there will be none.
 async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer) -> bool {
-    let deadline = Instant::now() + worker.shared.policy.keep_alive_timeout;
     let readable = poll_fn(|cx| {
         if worker.draining() {
             return Poll::Ready(false);
         }
         stream.poll_read_ready(cx).map(|ready| ready.is_ok())
     });
-    matches!(timer.until(deadline, readable).await, Ok(true))
+    matches!(timer.within(worker.shared.policy.keep_alive_timeout, readable).await, Ok(true))
 }
 
 /// Serves what the client has sent, one request after another.
@@ -93,15 +92,24 @@ async fn serve_requests(
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded } = scratch;
     let (input, output) = stream::split(stream, client_in, client_out);
     let mut client = Client { input, output, peer, listener, timer };
+    let head_timeout = worker.shared.policy.head_timeout;
     loop {
-        let deadline = Instant::now() + worker.shared.policy.head_timeout;
+        let mut deadline = None;
         let parsed = loop {
             match request.parse(client.input.buffer) {
                 Ok(Some(bytes)) => break Ok(bytes),
                 Ok(None) => {}
                 Err(error) => break Err(ProxyError::BadHead(error)),
             }
-            match client.timer.until(deadline, client.input.fill()).await {
+            let filled = match deadline {
+                // What has come is read without asking the clock; usually it is a whole head.
+                None if client.input.buffer.is_empty() => client.timer.within(head_timeout, client.input.fill()).await,
+                _ => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + head_timeout);
+                    client.timer.until(deadline, client.input.fill()).await
+                }
+            };
+            match filled {
                 Ok(Ok(0)) if client.input.buffer.is_empty() => return After::Close,
                 Ok(Ok(0) | Err(_)) => return After::Abort,
                 Ok(Ok(_)) => {}

@@ -143,7 +143,7 @@ async fn handle(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Reco
             method: &x.request.method,
             host: &x.target.host,
             path: &x.target.path,
-            query: x.target.query.as_deref(),
+            query: x.target.query(),
             fields: &x.request.fields,
         };
         let matched = snapshot.router.find(&view).ok_or(ProxyError::NoRoute)?;
@@ -171,7 +171,7 @@ async fn handle(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Reco
     let plan = attempt::Plan {
         rule: &rule,
         chosen,
-        path: if rule.strip_prefix { &x.target.path[prefix_len..] } else { &x.target.path }.to_owned(),
+        strip: if rule.strip_prefix { prefix_len } else { 0 },
         upgrade,
         wants_trailers,
     };

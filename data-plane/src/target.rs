@@ -15,8 +15,8 @@ pub struct Target {
     pub host_field: String,
     /// Begins with a slash.
     pub path: String,
-    /// As sent, without its question mark.
-    pub query: Option<String>,
+    query: String,
+    has_query: bool,
 }
 
 impl Target {
@@ -25,7 +25,14 @@ impl Target {
         self.host.clear();
         self.host_field.clear();
         self.path.clear();
-        self.query = None;
+        self.query.clear();
+        self.has_query = false;
+    }
+
+    /// The query as sent, without its question mark.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.has_query.then_some(&self.query)
     }
 
     /// Reads a request's target and Host field.
@@ -77,7 +84,8 @@ impl Target {
             if query.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
                 return Err(ProxyError::BadForm);
             }
-            self.query = Some(query.to_owned());
+            self.query.push_str(query);
+            self.has_query = true;
         }
         Ok(())
     }
@@ -123,7 +131,7 @@ mod tests {
             let target = read(line, "example.com:80").expect("reads");
             assert_eq!(target.host, "example.com");
             assert_eq!(target.host_field, "example.com:80");
-            assert_eq!((target.path.as_str(), target.query.as_deref()), ("/a/b", Some("c=d")));
+            assert_eq!((target.path.as_str(), target.query()), ("/a/b", Some("c=d")));
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -36,6 +37,23 @@ impl Timer {
         .await
     }
 
+    /// Runs a future for a while. The clock is not read if the future is ready at once.
+    ///
+    /// # Errors
+    /// [`Expired`] if it is not ready by then.
+    pub async fn within<T>(&mut self, span: Duration, future: impl Future<Output = T>) -> Result<T, Expired> {
+        let mut future = pin!(future);
+        let mut deadline = None;
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + span);
+                self.poll_expired(deadline, cx).map(|()| Err(Expired))
+            }
+        })
+        .await
+    }
+
     /// Ready when the deadline has passed; otherwise the task is woken then, or earlier.
     pub fn poll_expired(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
@@ -54,8 +72,6 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

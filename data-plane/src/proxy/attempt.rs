@@ -33,8 +33,8 @@ pub struct Plan<'p> {
     pub rule: &'p Rule,
     /// The backend that was chosen.
     pub chosen: &'p WeightedBackend,
-    /// The path, the matched prefix removed if it is to be; may be "".
-    pub path: String,
+    /// How many bytes of the path are removed from its beginning.
+    pub strip: usize,
     /// The client asks for a WebSocket.
     pub upgrade: bool,
     /// The client understands trailers.
@@ -155,11 +155,11 @@ fn keep(pool: &Rc<EndpointState>, connection: Connection, record: &Record) {
 }
 
 fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
-    let path = match (&*endpoint.base_path, plan.path.as_str()) {
+    let path = match (&*endpoint.base_path, x.target.path.get(plan.strip..).unwrap_or_default()) {
         ("", "") => ["/", ""],
         (base, path) => [base, path],
     };
-    write::request_line(x.upstream_out, &x.request.method, path, x.target.query.as_deref());
+    write::request_line(x.upstream_out, &x.request.method, path, x.target.query());
     let identity = Identity {
         host: if x.target.host_field.is_empty() { &endpoint.authority } else { &x.target.host_field },
         peer: &x.client.peer.text,
