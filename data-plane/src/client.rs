@@ -1,13 +1,6 @@
 //! A client's connection: one request after another, until either side has enough.
 
-use std::{
-    future::poll_fn,
-    io,
-    rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
 
@@ -44,7 +37,6 @@ pub struct Client<'a> {
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Arc<str>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
-    let gauges = &worker.shared.metrics.gauges;
     let mut timer = Timer::default();
     loop {
         if !await_request(&worker, &stream, &mut timer).await {
@@ -66,7 +58,6 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listen
             }
         }
     }
-    gauges.connections.fetch_sub(1, Relaxed);
 }
 
 /// Waits for the first byte of a request, holding nothing but the connection. False when there will be none.

@@ -99,7 +99,9 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
         Ok(after) => after,
         Err(error) => {
             record.reason = error.reason();
-            if record.status != 0 || error == ProxyError::ClientGone {
+            // What is in the buffer now is half of an interim answer, of which some may be with the client already.
+            let half_sent = record.status != 0 || !x.client.output.buffer.is_empty();
+            if half_sent || error == ProxyError::ClientGone {
                 After::Abort
             } else {
                 reply::error(&mut x, &mut upload, &mut record, error).await
@@ -229,7 +231,7 @@ async fn send(
         retries += 1;
         avoid = Some(endpoint);
         fresh = false;
-        pause(x, plan, record, retries).await?;
+        pause(x, plan, upload.sent_at.unwrap_or(record.started), retries).await?;
     }
 }
 
@@ -237,13 +239,13 @@ async fn send(
 async fn pause(
     x: &mut Exchange<'_, '_>,
     plan: &attempt::Plan<'_>,
-    record: &Record,
+    begun: Instant,
     retries: u32,
 ) -> Result<(), ProxyError> {
     let span = BACKOFF_BASE.saturating_mul(1 << (retries - 1).min(8)).min(BACKOFF_MAX);
     let now = Instant::now();
     let wake = now + span.mul_f64(fastrand::f64());
-    if wake >= record.started + plan.rule.timeouts.total {
+    if wake >= begun + plan.rule.timeouts.total {
         return Err(ProxyError::UpstreamTimeout);
     }
     let _ = x.client.timer.until(wake, std::future::pending::<()>()).await;

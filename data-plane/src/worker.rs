@@ -103,6 +103,7 @@ pub struct Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().wakers.remove(&self.key);
+        self.worker.shared.metrics.gauges.connections.fetch_sub(1, Relaxed);
     }
 }
 
@@ -196,7 +197,7 @@ impl Worker {
         Tunnel(&self.shared.metrics)
     }
 
-    /// A connection begins; the caller's task is woken when the worker drains.
+    /// A connection that was counted as open begins; the caller's task is woken when the worker drains.
     pub fn register(self: &Rc<Self>, waker: &Waker) -> Registered {
         let mut connections = self.connections.borrow_mut();
         let key = connections.next;

@@ -131,7 +131,7 @@ pub async fn attempt(
     };
     match down {
         Down::Answered { reusable, keep_alive } => {
-            if reusable && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty() {
+            if reusable && !plan.upgrade && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty() {
                 keep(pool, connection, record);
             }
             match flow.upload.get() {

@@ -65,12 +65,12 @@ impl Flow {
         self.deadline.get()
     }
 
-    /// The body of the request is on its way: from now on the upstream's time runs.
-    pub fn body_sent(&self) {
+    /// The body of the request is on its way, and was for the first time at `first`: the upstream's time runs.
+    pub fn body_sent(&self, first: Instant) {
         self.upload.set(UploadState::Done);
         if self.stall.get().is_none() {
-            let span = self.timeouts.per_try.map_or(self.timeouts.total, |per_try| per_try.min(self.timeouts.total));
-            self.deadline.set(Instant::now() + span);
+            let due = first + self.timeouts.total;
+            self.deadline.set(self.timeouts.per_try.map_or(due, |per_try| due.min(Instant::now() + per_try)));
         }
     }
 

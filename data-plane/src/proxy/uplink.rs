@@ -7,6 +7,9 @@ use std::{
     task::Poll,
 };
 
+use bytes::BytesMut;
+use tokio::time::Instant;
+
 use super::flow::{Flow, UploadState};
 use crate::{
     error::ProxyError,
@@ -33,6 +36,8 @@ pub struct Upload {
     bytes_max: u64,
     /// All that was taken, while it can be sent again.
     replay: Option<Vec<u8>>,
+    /// When all of it was sent for the first time; the upstream's time runs from then on.
+    pub sent_at: Option<Instant>,
 }
 
 /// Why the upward direction ends the exchange.
@@ -49,7 +54,7 @@ pub enum Stop {
 impl Upload {
     /// Of a request framed so, whose body may have so many bytes.
     pub fn new(framing: Framing, bytes_max: u64) -> Self {
-        Self { reader: BodyReader::new(framing), framing, taken: 0, bytes_max, replay: None }
+        Self { reader: BodyReader::new(framing), framing, taken: 0, bytes_max, replay: None, sent_at: None }
     }
 
     /// Whether the body, as far as the head tells, is within its bound.
@@ -70,11 +75,15 @@ impl Upload {
         self.taken == 0 || self.replay.is_some()
     }
 
-    fn took(&mut self, piece: &[u8]) -> Result<(), ProxyError> {
-        self.taken += piece.len() as u64;
-        if self.taken > self.bytes_max {
-            return Err(ProxyError::BodyTooLarge);
-        }
+    fn check_room(&self, bytes: usize) -> Result<(), ProxyError> {
+        if self.taken + bytes as u64 > self.bytes_max { Err(ProxyError::BodyTooLarge) } else { Ok(()) }
+    }
+
+    /// The first `bytes` bytes of the buffer are on their way. Only now: if the try ends before, another one finds
+    /// them where they were.
+    fn took(&mut self, buffer: &mut BytesMut, bytes: usize) {
+        let piece = &buffer[..bytes];
+        self.taken += bytes as u64;
         if let Some(replay) = &mut self.replay {
             if replay.len() + piece.len() > REPLAY_BYTES_MAX {
                 self.replay = None;
@@ -82,7 +91,7 @@ impl Upload {
                 replay.extend_from_slice(piece);
             }
         }
-        Ok(())
+        self.reader.took(buffer, bytes);
     }
 }
 
@@ -122,10 +131,10 @@ async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Uploa
         let piece = upload.reader.next(from.buffer).map_err(|error| refused(ProxyError::BadBody(error)))?;
         match piece {
             Piece::Data(bytes) => {
-                upload.took(&from.buffer[..bytes]).map_err(refused)?;
-                flow.replayable.set(upload.can_replay());
+                upload.check_room(bytes).map_err(refused)?;
                 to.piece(upload.framing, &from.buffer[..bytes]).await.map_err(|_| Halt::Upstream)?;
-                upload.reader.took(from.buffer, bytes);
+                upload.took(from.buffer, bytes);
+                flow.replayable.set(upload.can_replay());
             }
             Piece::More => {
                 to.flush().await.map_err(|_| Halt::Upstream)?;
@@ -139,7 +148,7 @@ async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Uploa
             Piece::End => {
                 to.end(upload.framing, &upload.reader.trailers);
                 to.flush().await.map_err(|_| Halt::Upstream)?;
-                flow.body_sent();
+                flow.body_sent(*upload.sent_at.get_or_insert_with(Instant::now));
                 return Ok(());
             }
         }
