@@ -84,7 +84,10 @@ pub async fn attempt(
     let mut connection = match if fresh || plan.upgrade { None } else { pool.reuse() } {
         Some(connection) => connection,
         None => {
-            let due = (Instant::now() + timeouts.connect).min(record.started + timeouts.total);
+            // Until a body is sent the total time does not run.
+            let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
+            let due = Instant::now() + timeouts.connect;
+            let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
             match x.client.timer.until(due, pool.connect()).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
