@@ -81,7 +81,8 @@ pub struct Worker {
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
-    scratch: RefCell<Vec<Scratch>>,
+    #[allow(clippy::vec_box, reason = "it is large, and would be copied at every loan")]
+    scratch: RefCell<Vec<Box<Scratch>>>,
     draining: Cell<bool>,
     connections: RefCell<Connections>,
 }
@@ -158,12 +159,12 @@ impl Worker {
     }
 
     /// Space for a request.
-    pub fn lend(&self) -> Scratch {
+    pub fn lend(&self) -> Box<Scratch> {
         self.scratch.borrow_mut().pop().unwrap_or_default()
     }
 
     /// Takes the space back for the next request.
-    pub fn give_back(&self, mut scratch: Scratch) {
+    pub fn give_back(&self, mut scratch: Box<Scratch>) {
         scratch.client_in.clear();
         scratch.upstream_in.clear();
         scratch.client_out.clear();
