@@ -193,7 +193,9 @@ impl Downlink<'_, '_, '_> {
                     self.flush().await?;
                     self.record.ended = None;
                     match self.from.fill_bulk().await {
-                        Ok(0) | Err(_) => reader.closed().map_err(|_| Down::Failed(ProxyError::UpstreamClosed))?,
+                        Ok(0) => reader.closed().map_err(|_| Down::Failed(ProxyError::UpstreamClosed))?,
+                        // A body that ends with the connection ends when that is closed in order, not by its failure.
+                        Err(_) => return Err(Down::Failed(ProxyError::UpstreamClosed)),
                         Ok(_) => self.flow.progress(),
                     }
                 }
