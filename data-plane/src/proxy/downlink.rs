@@ -3,7 +3,12 @@
 
 use tokio::time::Instant;
 
-use super::{Record, attempt::Plan, flow::Flow, response_plugins};
+use super::{
+    Record,
+    attempt::Plan,
+    flow::{Flow, UploadState},
+    response_plugins,
+};
 use crate::{
     error::ProxyError,
     forward::{Reply, sanitise_response},
@@ -151,7 +156,7 @@ impl Downlink<'_, '_, '_> {
         for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
             plugin.on_response(&mut self.response.fields);
         }
-        let stays = self.request.persistent() && !self.worker.draining();
+        let stays = self.request.persistent() && !self.worker.draining() && !self.leaves_upload(status);
         let reply = Reply::to(self.response, self.request.version, stays);
         self.write_fields(status, |out, version| reply.write(out, version, described || status == 204));
         let stream = self.response.fields.get("content-type").is_some_and(is_stream);
@@ -159,6 +164,12 @@ impl Downlink<'_, '_, '_> {
             self.flow.response_begun(stream);
         }
         reply
+    }
+
+    /// Whether the answer ends an upload that is not over: an error, or a final answer to a client that was waiting to be
+    /// asked for the body. Nobody knows how much of it the client still sends, so nothing can follow on its connection.
+    fn leaves_upload(&self, status: u16) -> bool {
+        self.flow.upload.get() != UploadState::Done && (status >= 400 || self.request.expects_continue)
     }
 
     fn write_fields(&mut self, status: u16, rest: impl FnOnce(&mut Vec<u8>, Version)) {
