@@ -10,9 +10,11 @@ use std::{
 };
 
 use prometheus_client::registry::Registry;
+use rustygate_proto::v1 as wire;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
+    signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
@@ -25,7 +27,7 @@ use crate::{
     health::{self, Health},
     publish::Publisher,
     settings::{AccessLogTarget, Settings},
-    snapshot::SnapshotCell,
+    snapshot::{Snapshot, SnapshotCell},
     sync::{Config, ConfigError, Sync, SyncStatus},
     telemetry::{
         access_log::Sink,
@@ -59,6 +61,9 @@ pub enum StartError {
         /// The system's.
         source: io::Error,
     },
+    /// The port for clients is taken, mostly.
+    #[error("--listen: {0}")]
+    Listen(String),
     /// The access log cannot be written.
     #[error("cannot open --access-log {file}: {source}")]
     AccessLog {
@@ -70,6 +75,9 @@ pub enum StartError {
     /// The system gives no threads.
     #[error("cannot start threads: {0}")]
     Threads(#[from] io::Error),
+    /// The system delivers no signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
 }
 
 /// A running data plane. Dropping it ends it at once; [`Running::shutdown`] lets it drain.
@@ -90,8 +98,26 @@ pub struct Running {
     drain_timeout: Duration,
 }
 
+/// Runs a data plane until SIGTERM or SIGINT, then lets it drain.
+///
+/// # Errors
+/// [`StartError`], each with the setting that is at fault.
+pub async fn run(settings: Settings, log: Option<&Log>) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let running = start_with_log(settings, log).await?;
+    tracing::info!(admin = %running.admin, "started");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    running.shutdown().await;
+    Ok(())
+}
+
 /// Starts a data plane. It serves as soon as it has a snapshot, from disk or from the control plane; see
-/// [`Running::ready`].
+/// [`Running::ready`]. Until then it answers 503 on `--listen`.
 ///
 /// # Errors
 /// [`StartError`], each with the setting that is at fault.
@@ -136,6 +162,8 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let workers = settings.workers.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let threads = Arc::new(Threads::start(workers, &shared, sink.as_ref())?);
     let publisher = Arc::new(Publisher::new(Arc::clone(&cell), settings.listen, Arc::clone(&threads)));
+    // Revision 0: whoever comes before the first snapshot is told so.
+    publisher.publish(Snapshot::default()).await.map_err(|faults| cannot_listen(&faults))?;
 
     let (draining, drains) = watch::channel(false);
     let (stopping, stops) = watch::channel(false);
@@ -242,6 +270,11 @@ fn open_access_log(target: &AccessLogTarget) -> Result<Option<(Sink, thread::Joi
             Ok(Some(Sink::start(file)?))
         }
     }
+}
+
+fn cannot_listen(faults: &[wire::Fault]) -> StartError {
+    let fault = |fault: &wire::Fault| format!("{} ({})", fault.message, fault.hint);
+    StartError::Listen(faults.first().map_or_else(String::new, fault))
 }
 
 fn policy(settings: &Settings) -> Policy {

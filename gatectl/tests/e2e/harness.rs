@@ -13,6 +13,7 @@
 
 #![allow(dead_code, unused_imports, reason = "a harness offers more than the tests of the day need")]
 
+mod child;
 mod gateway;
 mod http;
 mod plane;
@@ -22,8 +23,9 @@ mod witness;
 use std::time::Duration;
 
 pub use self::{
+    child::{Child, free_port},
     gateway::{Bearer, Builder, Gateway},
-    http::{Client, Response, raw},
+    http::{Client, Head, Response, header, raw},
     process::{Dev, Output, Process, gatectl, masked},
     witness::{Reply, Seen, Witness, answer},
 };

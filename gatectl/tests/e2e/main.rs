@@ -9,4 +9,5 @@ mod examples;
 mod harness;
 mod inspect;
 mod quick_start;
+mod restart;
 mod wait;
