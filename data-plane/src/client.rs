@@ -1,13 +1,14 @@
 //! A client's connection: one request after another, until either side has enough.
 
-use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     error::ProxyError,
+    listener::ListenerName,
     proxy::{self, After},
-    stream::{self, Input, Output},
+    stream::{self, Input, Output, Pressure},
     timer::Timer,
     worker::{Peer, Registered, Scratch, Worker},
 };
@@ -15,6 +16,9 @@ use crate::{
 /// After a last answer, how long a connection is read from before it is closed: closing at once would reset it, and
 /// the client might lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a new connection may take to send its first request while the worker drains.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// The most that is read meanwhile.
 const LINGER_BYTES_MAX: usize = 1 << 20;
@@ -32,16 +36,17 @@ pub struct Client<'a> {
     pub listener: &'a str,
     /// The connection's one timer.
     pub timer: &'a mut Timer,
+    /// Whether it takes what it gets.
+    pub pressure: &'a Pressure,
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Arc<str>) {
+pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Rc<ListenerName>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
     let mut timer = Timer::default();
-    loop {
-        if !await_request(&worker, &stream, &mut timer).await {
-            break;
-        }
+    let mut fresh = true;
+    while await_request(&worker, &stream, &mut timer, fresh).await {
+        fresh = false;
         let mut scratch = worker.lend();
         let after = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer).await;
         if after == After::Close {
@@ -60,15 +65,27 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listen
     }
 }
 
-/// Waits for the first byte of a request, holding nothing but the connection. False when there will be none.
-async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer) -> bool {
-    let readable = poll_fn(|cx| {
-        if worker.draining() {
-            return Poll::Ready(false);
-        }
-        stream.poll_read_ready(cx).map(|ready| ready.is_ok())
+/// Waits for the first byte of a request, holding nothing but the connection. False when there will be none. Who is
+/// `fresh` has sent nothing yet: it has less time, but also a moment to speak when the worker drains.
+async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, fresh: bool) -> bool {
+    let policy = &worker.shared.policy;
+    let readable = poll_fn(|cx| match stream.poll_read_ready(cx) {
+        Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+        Poll::Pending if worker.draining() && !fresh => Poll::Ready(has_bytes(stream)),
+        Poll::Pending => Poll::Pending,
     });
-    matches!(timer.within(worker.shared.policy.keep_alive_timeout, readable).await, Ok(true))
+    let span = match fresh {
+        true if worker.draining() => DRAIN_GRACE,
+        true => policy.head_timeout,
+        false => policy.keep_alive_timeout,
+    };
+    matches!(timer.within(span, readable).await, Ok(true))
+}
+
+/// Asks the system, not the runtime, which may not know yet: a request that has arrived is served.
+fn has_bytes(stream: &TcpStream) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    socket2::SockRef::from(stream).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Serves what the client has sent, one request after another.
@@ -77,12 +94,14 @@ async fn serve_requests(
     stream: &mut TcpStream,
     scratch: &mut Scratch,
     peer: &Peer,
-    listener: &Arc<str>,
+    listener: &ListenerName,
     timer: &mut Timer,
 ) -> After {
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded } = scratch;
-    let (input, output) = stream::split(stream, client_in, client_out);
-    let mut client = Client { input, output, peer, listener, timer };
+    let pressure = Pressure::default();
+    let listener: &str = &listener.get();
+    let (input, output) = stream::split(stream, client_in, client_out, &pressure);
+    let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };
     let head_timeout = worker.shared.policy.head_timeout;
     loop {
         let mut deadline = None;
@@ -128,6 +147,10 @@ async fn serve_requests(
         if after != After::KeepAlive {
             return after;
         }
+        // Some clients end a body with an empty line that does not belong to it.
+        while client.input.buffer.starts_with(b"\r\n") {
+            bytes::Buf::advance(client.input.buffer, 2);
+        }
         if client.input.buffer.is_empty() {
             return After::KeepAlive;
         }
@@ -136,7 +159,9 @@ async fn serve_requests(
 
 /// Says that no more will come, and reads what the client still sends until it has read the answer.
 async fn linger(stream: &mut TcpStream, scratch: &mut Scratch, timer: &mut Timer) {
-    let (mut input, mut output) = stream::split(stream, &mut scratch.client_in, &mut scratch.client_out);
+    let pressure = Pressure::default();
+    let Scratch { client_in, client_out, .. } = scratch;
+    let (mut input, mut output) = stream::split(stream, client_in, client_out, &pressure);
     let deadline = Instant::now() + LINGER;
     let drain = async {
         output.shutdown().await?;

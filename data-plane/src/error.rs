@@ -27,6 +27,8 @@ pub enum ProxyError {
     RequestTimeout,
     /// The client hung up.
     ClientGone,
+    /// The client did not take its answer in time.
+    ClientStalled,
     /// The proxy has no configuration yet.
     NotReady,
     /// No route matches.
@@ -60,7 +62,7 @@ impl ProxyError {
             Self::MethodNotAllowed => 405,
             Self::BodyTooLarge => 413,
             Self::RequestTimeout => 408,
-            Self::ClientGone => 499,
+            Self::ClientGone | Self::ClientStalled => 499,
             Self::NoRoute => 404,
             Self::NotReady | Self::NoEndpoint | Self::Overloaded => 503,
             Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
@@ -87,6 +89,7 @@ impl ProxyError {
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::ClientGone => "client_gone",
+            Self::ClientStalled => "client_stalled",
             Self::NotReady => "not_ready",
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
@@ -117,6 +120,7 @@ impl ProxyError {
             Self::BodyTooLarge => "the request body is too large".into(),
             Self::RequestTimeout => "the request was not sent in time".into(),
             Self::ClientGone => "the client closed the connection".into(),
+            Self::ClientStalled => "the client did not take the answer in time".into(),
             Self::NotReady => "the gateway has no configuration yet".into(),
             Self::NoRoute => "no route matches the request".into(),
             Self::NoEndpoint => "the service has no endpoint to serve the request".into(),

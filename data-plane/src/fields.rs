@@ -10,7 +10,8 @@ use std::ops::Range;
 /// See the module documentation.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
-    text: Vec<u8>,
+    names: String,
+    values: Vec<u8>,
     entries: Vec<Entry>,
 }
 
@@ -29,7 +30,8 @@ impl Fields {
 
     /// Forgets every field, keeps the memory.
     pub fn clear(&mut self) {
-        self.text.clear();
+        self.names.clear();
+        self.values.clear();
         self.entries.clear();
     }
 
@@ -47,11 +49,14 @@ impl Fields {
 
     /// Adds a line at the end. The caller has checked both: a name is a token, a value has no CR, LF or NUL
     /// ([`is_token`], [`is_field_value`]).
+    #[allow(clippy::cast_possible_truncation, reason = "a head is bounded far below 4 GiB")]
     pub fn append(&mut self, name: &str, value: &[u8]) {
         debug_assert!(is_token(name.as_bytes()) && is_field_value(value), "unchecked field {name:?}");
-        let name = self.push_text(name.as_bytes());
-        let value = self.push_text(value);
-        self.entries.push(Entry { name, value });
+        let (name_start, value_start) = (self.names.len() as u32, self.values.len() as u32);
+        self.names.push_str(name);
+        self.values.extend_from_slice(value);
+        let name = name_start..self.names.len() as u32;
+        self.entries.push(Entry { name, value: value_start..self.values.len() as u32 });
     }
 
     /// Replaces every line of that name by one.
@@ -69,8 +74,8 @@ impl Fields {
 
     /// Keeps the lines for which `keep(name, value)` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
-        let text = &self.text;
-        self.entries.retain(|entry| keep(name_of(text, entry), value_of(text, entry)));
+        let (names, values) = (&self.names, &self.values);
+        self.entries.retain(|entry| keep(name_of(names, entry), value_of(values, entry)));
     }
 
     /// The first value of that name.
@@ -86,24 +91,16 @@ impl Fields {
 
     /// Every line as (name, value), in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.entries.iter().map(|entry| (name_of(&self.text, entry), value_of(&self.text, entry)))
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "a head is bounded far below 4 GiB")]
-    fn push_text(&mut self, bytes: &[u8]) -> Range<u32> {
-        let start = self.text.len() as u32;
-        self.text.extend_from_slice(bytes);
-        start..self.text.len() as u32
+        self.entries.iter().map(|entry| (name_of(&self.names, entry), value_of(&self.values, entry)))
     }
 }
 
-fn name_of<'a>(text: &'a [u8], entry: &Entry) -> &'a str {
-    // Only `&str` goes in, so this never falls back.
-    std::str::from_utf8(&text[entry.name.start as usize..entry.name.end as usize]).unwrap_or_default()
+fn name_of<'a>(names: &'a str, entry: &Entry) -> &'a str {
+    &names[entry.name.start as usize..entry.name.end as usize]
 }
 
-fn value_of<'a>(text: &'a [u8], entry: &Entry) -> &'a [u8] {
-    &text[entry.value.start as usize..entry.value.end as usize]
+fn value_of<'a>(values: &'a [u8], entry: &Entry) -> &'a [u8] {
+    &values[entry.value.start as usize..entry.value.end as usize]
 }
 
 /// Whether this is a token (RFC 9110 section 5.6.2): a valid method or field name.

@@ -163,7 +163,7 @@ pub fn sanitise_response(fields: &mut Fields, connection: &Connection, keep_leng
     fields.retain(|name, _| match response_fate(name) {
         Fate::Keep => !connection.nominates(name),
         Fate::Protected => true,
-        Fate::Drop => keep_length && name.len() == 14,
+        Fate::Drop => keep_length && name.eq_ignore_ascii_case("content-length"),
     });
 }
 
@@ -174,7 +174,7 @@ fn request_fate(name: &str) -> Fate {
     match name.as_bytes().first().map(u8::to_ascii_lowercase) {
         Some(b'a') if is("authorization") => Fate::Protected,
         Some(b'c') => {
-            if is("connection") || is("content-length") {
+            if is("connection") || alias_is(name, "content-length") {
                 Fate::Drop
             } else if is("cookie") || begins("content-") {
                 Fate::Protected
@@ -187,7 +187,7 @@ fn request_fate(name: &str) -> Fate {
         Some(b'h') if is("host") || is("http2-settings") => Fate::Drop,
         Some(b'k') if is("keep-alive") => Fate::Drop,
         Some(b'p') if is("proxy-connection") || is("proxy-authorization") || is("proxy-authenticate") => Fate::Drop,
-        Some(b't') if is("te") || is("transfer-encoding") => Fate::Drop,
+        Some(b't') if is("te") || alias_is(name, "transfer-encoding") => Fate::Drop,
         Some(b'u') if is("upgrade") => Fate::Drop,
         Some(b'x') if begins("x-forwarded-") || begins("x-rustygate-") || alias_is(name, "x-real-ip") => Fate::Drop,
         _ => Fate::Keep,
@@ -221,7 +221,7 @@ fn alias_is(name: &str, known: &str) -> bool {
     name.len() == known.len() && alias_begins(name, known)
 }
 
-fn alias_begins(name: &str, known: &str) -> bool {
+pub fn alias_begins(name: &str, known: &str) -> bool {
     name.len() >= known.len()
         && name
             .bytes()
@@ -243,7 +243,7 @@ pub struct Identity<'a> {
 }
 
 /// Writes the header section of the upstream's request, with its empty line.
-pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, wants_trailers: bool, identity: &Identity<'_>) {
+pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, identity: &Identity<'_>) {
     write::field(out, "Host", identity.host.as_bytes());
     for (name, value) in request.fields.iter() {
         write::field(out, name, value);
@@ -260,7 +260,7 @@ pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, wants_trai
     }
     if identity.upgrade {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
-    } else if wants_trailers {
+    } else if request.wants_trailers {
         out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
     }
     let forwarded = identity.forwarded;

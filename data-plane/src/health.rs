@@ -136,6 +136,7 @@ async fn probe(endpoint: &Endpoint, check: &HealthCheck) -> std::io::Result<u16>
     let mut head = ResponseHead::default();
     while answer.len() < ANSWER_BYTES_MAX && stream.read_buf(&mut answer).await? > 0 {
         match head.parse(&answer, "GET") {
+            Ok(Some(bytes)) if head.status < 200 => drop(answer.split_to(bytes)),
             Ok(Some(_)) => return Ok(head.status),
             Ok(None) => {}
             Err(error) => return Err(std::io::Error::other(error)),

@@ -2,10 +2,11 @@
 //! connections over the workers and no worker waits for another to accept.
 
 use std::{
+    cell::RefCell,
     io,
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 
@@ -62,8 +63,29 @@ fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
+/// A listener's name in one worker. It can change while connections that came in by it are open.
+#[derive(Debug)]
+pub struct ListenerName(RefCell<Rc<str>>);
+
+impl ListenerName {
+    /// A listener of that name.
+    pub fn new(name: &str) -> Self {
+        Self(RefCell::new(name.into()))
+    }
+
+    /// The present name.
+    pub fn get(&self) -> Rc<str> {
+        Rc::clone(&self.0.borrow())
+    }
+
+    /// Another name for the same listener.
+    pub fn set(&self, name: &str) {
+        *self.0.borrow_mut() = name.into();
+    }
+}
+
 /// Accepts clients until told to stop; then those that the kernel has already accepted are served too.
-pub async fn accept(worker: Rc<Worker>, listener: TcpListener, name: Arc<str>, stop: CancellationToken) {
+pub async fn accept(worker: Rc<Worker>, listener: TcpListener, name: Rc<ListenerName>, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -73,28 +95,22 @@ pub async fn accept(worker: Rc<Worker>, listener: TcpListener, name: Arc<str>, s
             Ok((stream, address)) => admit(&worker, stream, address, &name),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, listener = %name, "cannot accept; is the limit of open files too low?");
+                tracing::warn!(%error, listener = %name.get(), "cannot accept; is the limit of open files too low?");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    while let Some(Ok((stream, address))) = poll_once(&listener).await {
-        admit(&worker, stream, address, &name);
+    // The system is asked, not the runtime, which may not know yet of those that came just now.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, address)) = listener.accept() {
+        let adopted = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = adopted {
+            admit(&worker, stream, address, &name);
+        }
     }
 }
 
-/// What is waiting in the kernel now; `None` if nothing is.
-async fn poll_once(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-    std::future::poll_fn(|cx| {
-        std::task::Poll::Ready(match listener.poll_accept(cx) {
-            std::task::Poll::Ready(accepted) => Some(accepted),
-            std::task::Poll::Pending => None,
-        })
-    })
-    .await
-}
-
-fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, name: &Arc<str>) {
+fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, name: &Rc<ListenerName>) {
     let gauges = &worker.shared.metrics.gauges;
     gauges.accepted.fetch_add(1, Relaxed);
     if gauges.connections.fetch_add(1, Relaxed) >= worker.shared.policy.connections_max {
@@ -105,7 +121,7 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, name: &Arc
     }
     // Without it a small answer may wait for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), Arc::clone(name));
+    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), Rc::clone(name));
     tokio::task::spawn_local(served);
 }
 
@@ -119,7 +135,9 @@ fn refuse(stream: &TcpStream) {
     write::field(&mut answer, "Content-Length", itoa::Buffer::new().format(body.len()).as_bytes());
     answer.extend_from_slice(b"Connection: close\r\n\r\n");
     answer.extend_from_slice(&body);
-    let _ = stream.try_write(&answer);
+    // Straight to the system: the runtime does not know yet that the socket can be written to.
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.send(&answer).and_then(|_| socket.shutdown(std::net::Shutdown::Write));
 }
 
 /// Whether an accept failed because of the one connection it was for.

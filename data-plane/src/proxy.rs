@@ -30,13 +30,16 @@ use crate::{
     route::RequestView,
     snapshot::{Rule, WeightedBackend},
     target::Target,
-    telemetry::{access_log, metrics::Series},
+    telemetry::{access_log, metrics::Active},
     upstream,
     worker::Worker,
 };
 
 /// Pauses before retries begin here and double, each with full jitter.
 const BACKOFF_BASE: Duration = Duration::from_millis(25);
+
+/// What one direction may carry before others have their turn.
+const BYTES_PER_TURN: usize = 1 << 20;
 
 /// The longest pause before a retry.
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
@@ -80,10 +83,9 @@ struct Record {
     /// When the answer was over, if that is known already.
     ended: Option<Instant>,
     snapshot: u64,
-    rule: Option<Arc<Rule>>,
     /// Index into the rule's backends.
     backend: Option<usize>,
-    series: Option<Arc<Series>>,
+    series: Option<Active>,
     tries: u32,
     /// As sent to the client; 0 until its head is.
     status: u16,
@@ -94,7 +96,8 @@ struct Record {
 pub async fn serve(mut x: Exchange<'_, '_>) -> After {
     let mut record = Record::begin();
     let mut upload = Upload::new(x.request.framing, x.worker.shared.policy.body_bytes_max);
-    let result = handle(&mut x, &mut upload, &mut record).await;
+    let mut rule = None;
+    let result = handle(&mut x, &mut upload, &mut record, &mut rule).await;
     let after = match result {
         Ok(after) => after,
         Err(error) => {
@@ -108,7 +111,7 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
             }
         }
     };
-    record.end(x.worker, x.request, x.target, x.forwarded, x.client);
+    record.end(&x, rule.as_deref());
     after
 }
 
@@ -122,11 +125,17 @@ pub async fn refuse(mut x: Exchange<'_, '_>, error: ProxyError) -> After {
     *x.target = Target::default();
     x.forwarded.client = Some(x.client.peer.address);
     let after = reply::error(&mut x, &mut Upload::new(Framing::Empty, 0), &mut record, error).await;
-    record.end(x.worker, x.request, x.target, x.forwarded, x.client);
+    record.end(&x, None);
     if after == After::KeepAlive { After::Close } else { after }
 }
 
-async fn handle(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Record) -> Result<After, ProxyError> {
+/// The straight line. What matched is kept in `rule`, for the record at the end.
+async fn handle(
+    x: &mut Exchange<'_, '_>,
+    upload: &mut Upload,
+    record: &mut Record,
+    rule: &mut Option<Arc<Rule>>,
+) -> Result<After, ProxyError> {
     // One canonical view, fixed before anything is decided by it.
     let policy = &x.worker.shared.policy;
     x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
@@ -134,7 +143,7 @@ async fn handle(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Reco
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.
-    let (rule, prefix_len) = {
+    let (matched, prefix_len) = {
         let snapshot = x.worker.shared.snapshot.load();
         record.snapshot = snapshot.revision;
         if snapshot.revision == 0 {
@@ -151,16 +160,13 @@ async fn handle(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Reco
         let matched = snapshot.router.find(&view).ok_or(ProxyError::NoRoute)?;
         (Arc::clone(matched.rule), matched.prefix_len)
     };
-    record.rule = Some(Arc::clone(&rule));
-    let index = choose_backend(&rule).ok_or(ProxyError::NoEndpoint)?;
+    let rule: &Rule = rule.insert(matched);
+    let index = choose_backend(rule).ok_or(ProxyError::NoEndpoint)?;
     let chosen = &rule.backends[index];
     record.backend = Some(index);
-    let series = x.worker.series(&rule, &chosen.backend, record.started);
-    series.begin();
-    record.series = Some(series);
+    record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
 
     let upgrade = wants_websocket(x.request);
-    let wants_trailers = x.request.fields.get_all("te").any(|value| has_token(value, b"trailers"));
     forward::sanitise_request(&mut x.request.fields, &x.request.connection);
 
     // Plugins see end-to-end fields only; the first to answer ends the request here.
@@ -170,13 +176,7 @@ async fn handle(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Reco
         }
     }
 
-    let plan = attempt::Plan {
-        rule: &rule,
-        chosen,
-        strip: if rule.strip_prefix { prefix_len } else { 0 },
-        upgrade,
-        wants_trailers,
-    };
+    let plan = attempt::Plan { rule, chosen, strip: if rule.strip_prefix { prefix_len } else { 0 }, upgrade };
     send(x, upload, record, &plan).await
 }
 
@@ -203,9 +203,8 @@ async fn send(
             upstream::choose(backend, &state, &x.worker.upstreams, usable, avoid).ok_or(ProxyError::NoEndpoint)?;
         record.tries += 1;
         let _in_flight = pool.begin(record.started);
-        let may_retry_statuses = idempotent && retries < retry.attempts && state.budget.affords_one();
-        let failure = match attempt::attempt(x, upload, record, plan, endpoint, &pool, fresh, may_retry_statuses).await
-        {
+        let retry_budget = (idempotent && retries < retry.attempts).then_some(&state.budget);
+        let failure = match attempt::attempt(x, upload, record, plan, endpoint, &pool, fresh, retry_budget).await {
             Ok(after) => return Ok(after),
             Err(failure) => failure,
         };
@@ -218,12 +217,14 @@ async fn send(
                 fresh = true;
                 continue;
             }
-            Failure::Error(error) if error.before_sending() && retry.on_connect && retries < retry.attempts => {}
+            Failure::Error(error)
+                if error.before_sending()
+                    && retry.on_connect
+                    && retries < retry.attempts
+                    && state.budget.withdraw() => {}
+            // It is paid for already.
             Failure::Status => {}
             failure => return Err(failure.error()),
-        }
-        if !state.budget.withdraw() && failure != Failure::Status {
-            return Err(failure.error());
         }
         if let Some(series) = &record.series {
             series.retry();
@@ -285,8 +286,14 @@ fn wants_websocket(request: &RequestHead) -> bool {
         && protocols.next().is_none()
 }
 
-fn has_token(list: &[u8], token: &[u8]) -> bool {
-    list.split(|&byte| byte == b',').any(|entry| entry.trim_ascii().eq_ignore_ascii_case(token))
+/// Lets other connections of the worker have their turn after each megabyte: a fast upstream and a fast client would
+/// never wait for each other.
+async fn yield_now_and_then(carried: &mut usize, bytes: usize) {
+    *carried += bytes;
+    if *carried >= BYTES_PER_TURN {
+        *carried = 0;
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The plugins of an answer: those of the request in reverse.
@@ -300,7 +307,6 @@ impl Record {
             started: Instant::now(),
             ended: None,
             snapshot: 0,
-            rule: None,
             backend: None,
             series: None,
             tries: 0,
@@ -309,34 +315,28 @@ impl Record {
         }
     }
 
-    fn backend_name(&self) -> Option<&Arc<str>> {
-        Some(&self.rule.as_ref()?.backends[self.backend?].backend.name)
-    }
-
-    fn end(&self, worker: &Worker, request: &RequestHead, target: &Target, forwarded: &Forwarded, client: &Client<'_>) {
+    fn end(&self, x: &Exchange<'_, '_>, rule: Option<&Rule>) {
         let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.started);
+        let left = self.status == 0 && self.reason == ProxyError::ClientGone.reason();
+        let status = if left { ProxyError::ClientGone.status() } else { self.status };
         match &self.series {
-            Some(series) => series.end(self.status, duration),
-            None => worker.count_unrouted(self.status, duration),
+            Some(series) => series.end(status, duration),
+            None => x.worker.count_unrouted(status, duration),
         }
-        if let Some(log) = &worker.log {
-            log.log(&access_log::Line {
-                method: &request.method,
-                host: &target.host,
-                path: &target.path,
-                route: self.rule.as_ref().map_or("", |rule| &rule.route),
-                backend: self.backend_name().map_or("", |name| name),
-                status: if self.reason == ProxyError::ClientGone.reason() && self.status == 0 {
-                    499
-                } else {
-                    self.status
-                },
-                reason: self.reason,
-                duration,
-                snapshot: self.snapshot,
-                client: forwarded.client.unwrap_or(client.peer.address),
-                tries: self.tries,
-            });
-        }
+        let Some(log) = &x.worker.log else { return };
+        let backend = rule.zip(self.backend).map(|(rule, index)| &*rule.backends[index].backend.name);
+        log.log(&access_log::Line {
+            method: &x.request.method,
+            host: &x.target.host,
+            path: &x.target.path,
+            route: rule.map_or("", |rule| &rule.route),
+            backend: backend.unwrap_or_default(),
+            status,
+            reason: self.reason,
+            duration,
+            snapshot: self.snapshot,
+            client: x.forwarded.client.unwrap_or(x.client.peer.address),
+            tries: self.tries,
+        });
     }
 }

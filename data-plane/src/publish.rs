@@ -24,8 +24,8 @@ pub struct Publisher {
     cell: Arc<SnapshotCell>,
     default_listen: SocketAddr,
     threads: Arc<Threads>,
-    /// By name. Locked for the whole of a publication: they come one after another.
-    bound: Mutex<BTreeMap<Arc<str>, Bound>>,
+    /// By the address as configured. Locked for the whole of a publication: they come one after another.
+    bound: Mutex<BTreeMap<SocketAddr, Bound>>,
     /// What [`Publisher::listeners`] tells.
     addresses: RwLock<Vec<(String, SocketAddr)>>,
 }
@@ -34,9 +34,8 @@ pub struct Publisher {
 #[derive(Clone, Debug)]
 struct Bound {
     key: u64,
-    /// As configured: the port may be 0.
-    configured: SocketAddr,
-    /// As it is.
+    name: Arc<str>,
+    /// As it is: the configured port may be 0.
     address: SocketAddr,
 }
 
@@ -77,14 +76,15 @@ impl Publisher {
         let mut faults = Vec::new();
         let mut key = bound.values().map(|bound| bound.key + 1).max().unwrap_or(0);
         for (name, configured) in wanted {
-            if let Some(known) = bound.get(&name).filter(|known| known.configured == configured) {
-                next.insert(name, known.clone());
+            if let Some(known) = bound.get(&configured) {
+                next.insert(configured, Bound { name, ..known.clone() });
                 continue;
             }
-            let ours = bound.values().any(|bound| bound.address == configured);
+            // Of another address of the same port we may be the one who has it.
+            let ours = bound.values().any(|bound| bound.address.port() == configured.port());
             match listener::bind(configured, self.threads.len(), ours) {
                 Ok((address, sockets)) => {
-                    next.insert(Arc::clone(&name), Bound { key, configured, address });
+                    next.insert(configured, Bound { key, name: Arc::clone(&name), address });
                     added.push((key, name, sockets));
                     key += 1;
                 }
@@ -95,16 +95,21 @@ impl Publisher {
             return Err(faults);
         }
         let old = self.cell.swap(Arc::new(snapshot));
+        for kept in next.values() {
+            if bound.values().any(|bound| bound.key == kept.key && bound.name != kept.name) {
+                self.threads.rename(kept.key, &kept.name);
+            }
+        }
         for (key, name, sockets) in added {
             self.threads.listen(key, &name, sockets).await;
         }
-        for (name, dropped) in bound.iter() {
-            if next.get(name).is_none_or(|kept| kept.key != dropped.key) {
+        for (configured, dropped) in bound.iter() {
+            if !next.contains_key(configured) {
                 self.threads.unlisten(dropped.key).await;
             }
         }
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) =
-            next.iter().map(|(name, bound)| (name.to_string(), bound.address)).collect();
+            next.values().map(|bound| (bound.name.to_string(), bound.address)).collect();
         *bound = next;
         // Freeing a large snapshot takes a while; the request threads have no part in it.
         tokio::task::spawn_blocking(move || drop(old));

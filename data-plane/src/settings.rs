@@ -72,19 +72,19 @@ pub struct Settings {
     pub max_body_bytes: u64,
 
     /// The most seconds from the first byte of a request's head to its last
-    #[arg(long, env = "RUSTYGATE_HEAD_TIMEOUT", default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, env = "RUSTYGATE_HEAD_TIMEOUT", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub head_timeout: u64,
 
     /// Seconds that a client's connection may lie idle between requests
-    #[arg(long, env = "RUSTYGATE_KEEP_ALIVE_TIMEOUT", default_value_t = 75, value_name = "SECONDS")]
+    #[arg(long, env = "RUSTYGATE_KEEP_ALIVE_TIMEOUT", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub keep_alive_timeout: u64,
 
     /// On shutdown, seconds between "not ready" and the end of accepting, for a load balancer to notice
-    #[arg(long, env = "RUSTYGATE_DRAIN_DELAY", default_value_t = 0, value_name = "SECONDS")]
+    #[arg(long, env = "RUSTYGATE_DRAIN_DELAY", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=86_400), value_name = "SECONDS")]
     pub drain_delay: u64,
 
     /// On shutdown, the most seconds that connections may take to end
-    #[arg(long, env = "RUSTYGATE_DRAIN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    #[arg(long, env = "RUSTYGATE_DRAIN_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400), value_name = "SECONDS")]
     pub drain_timeout: u64,
 }
 

@@ -2,6 +2,7 @@
 //! comes down.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
@@ -44,6 +45,28 @@ pub struct Output<'a> {
     half: WriteHalf<'a>,
     /// What is to go at the next [`Output::flush`].
     pub buffer: &'a mut Vec<u8>,
+    pressure: &'a Pressure,
+}
+
+/// Whether the other side takes what is written to it: seen from outside while a write is under way.
+#[derive(Debug, Default)]
+pub struct Pressure {
+    /// A write waits for the other side.
+    blocked: Cell<bool>,
+    /// Something was taken since the last look.
+    moved: Cell<bool>,
+}
+
+impl Pressure {
+    /// Whether a write waits for the other side now.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+
+    /// Whether something was taken since the last time this was asked.
+    pub fn take_moved(&self) -> bool {
+        self.moved.take()
+    }
 }
 
 /// Both directions of a connection.
@@ -51,9 +74,10 @@ pub fn split<'a>(
     stream: &'a mut TcpStream,
     input: &'a mut BytesMut,
     output: &'a mut Vec<u8>,
+    pressure: &'a Pressure,
 ) -> (Input<'a>, Output<'a>) {
     let (read, write) = stream.split();
-    (Input { half: read, buffer: input }, Output { half: write, buffer: output })
+    (Input { half: read, buffer: input }, Output { half: write, buffer: output, pressure })
 }
 
 impl Input<'_> {
@@ -82,11 +106,10 @@ impl Output<'_> {
     /// # Errors
     /// The connection's.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            self.half.write_all(self.buffer).await?;
-            self.buffer.clear();
+        if self.buffer.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.write_all_of([&[], &[]]).await
     }
 
     /// Writes a piece of a body behind what is to go; a small one may stay in the buffer.
@@ -135,11 +158,21 @@ impl Output<'_> {
                 skip -= begin;
                 IoSlice::new(&part[begin..])
             });
-            let half = &mut self.half;
-            let bytes = poll_fn(|cx| Pin::new(&mut *half).poll_write_vectored(cx, &slices)).await?;
+            let (half, pressure) = (&mut self.half, self.pressure);
+            let bytes = poll_fn(|cx| {
+                let half = Pin::new(&mut *half);
+                let polled = match slices {
+                    [only, second, third] if second.is_empty() && third.is_empty() => half.poll_write(cx, &only),
+                    _ => half.poll_write_vectored(cx, &slices),
+                };
+                pressure.blocked.set(polled.is_pending());
+                polled
+            })
+            .await?;
             if bytes == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            pressure.moved.set(true);
             written += bytes;
         }
         self.buffer.clear();

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    listener,
+    listener::{self, ListenerName},
     telemetry::access_log::{AccessLog, Sink},
     worker::{Shared, Worker},
 };
@@ -26,6 +26,8 @@ use crate::{
 enum Command {
     /// Accept clients on this socket.
     Listen { key: u64, name: Arc<str>, socket: StdListener, done: oneshot::Sender<()> },
+    /// It has another name now.
+    Rename { key: u64, name: Arc<str> },
     /// Accept no more on it; connections that came in by it go on.
     Unlisten { key: u64, done: oneshot::Sender<()> },
     /// Accept no more at all, and let connections end.
@@ -105,6 +107,13 @@ impl Threads {
         all(pending).await;
     }
 
+    /// Connections that came in by that listener, and those to come, are the new name's.
+    pub fn rename(&self, key: u64, name: &Arc<str>) {
+        for commands in &self.commands {
+            let _ = commands.send(Command::Rename { key, name: Arc::clone(name) });
+        }
+    }
+
     /// No worker accepts on that listener when this returns.
     pub async fn unlisten(&self, key: u64) {
         let mut pending = Vec::new();
@@ -151,33 +160,53 @@ async fn all(pending: Vec<oneshot::Receiver<()>>) {
     }
 }
 
+/// A listener that a worker accepts on.
+struct Listening {
+    name: Rc<ListenerName>,
+    stop: CancellationToken,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Listening {
+    /// Returns when nothing more is accepted.
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.accepting.await;
+    }
+}
+
 /// A worker's life: it ends when nobody can tell it anything any more.
 async fn run(shared: Arc<Shared>, log: Option<AccessLog>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(Worker::new(shared, log));
     tokio::task::spawn_local(Rc::clone(&worker).tick());
-    let mut listeners = HashMap::<u64, (CancellationToken, tokio::task::JoinHandle<()>)>::new();
+    let mut listeners = HashMap::<u64, Listening>::new();
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Listen { key, name, socket, done } => match TcpListener::from_std(socket) {
                 Ok(listener) => {
                     let stop = CancellationToken::new();
-                    let accepting = listener::accept(Rc::clone(&worker), listener, name, stop.clone());
-                    listeners.insert(key, (stop, tokio::task::spawn_local(accepting)));
+                    let name = Rc::new(ListenerName::new(&name));
+                    let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&name), stop.clone());
+                    let accepting = tokio::task::spawn_local(accepting);
+                    listeners.insert(key, Listening { name, stop, accepting });
                     let _ = done.send(());
                 }
                 Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
             },
+            Command::Rename { key, name } => {
+                if let Some(listening) = listeners.get(&key) {
+                    listening.name.set(&name);
+                }
+            }
             Command::Unlisten { key, done } => {
-                if let Some((stop, accepting)) = listeners.remove(&key) {
-                    stop.cancel();
-                    let _ = accepting.await;
+                if let Some(listening) = listeners.remove(&key) {
+                    listening.end().await;
                 }
                 let _ = done.send(());
             }
             Command::Drain => {
-                for (_, (stop, accepting)) in listeners.drain() {
-                    stop.cancel();
-                    let _ = accepting.await;
+                for (_, listening) in listeners.drain() {
+                    listening.end().await;
                 }
                 worker.drain();
             }

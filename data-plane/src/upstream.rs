@@ -13,16 +13,13 @@ use tokio::time::Instant;
 
 pub use self::{
     balance::{BackendState, choose},
-    pool::{Connection, EndpointState},
+    budget::RetryBudget,
+    pool::EndpointState,
 };
 use crate::{
     live::IdMap,
     snapshot::{Backend, Endpoint},
 };
-
-/// How long a connection may lie in the pool. Below the usual 60 s and 75 s of servers, so that they do not close it
-/// under a request.
-const IDLE_MAX: Duration = Duration::from_secs(50);
 
 /// State of a backend or endpoint that nobody used for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -49,7 +46,7 @@ impl Upstreams {
     /// Closes connections that lie too long or that the other side closed; forgets what is not used any more.
     pub fn sweep(&self, now: Instant) {
         self.endpoints.borrow_mut().retain(|_, endpoint| {
-            endpoint.sweep(now, IDLE_MAX);
+            endpoint.sweep(now);
             !endpoint.unused_since(now, FORGET_AFTER) || Rc::strong_count(endpoint) > 1
         });
         self.backends

@@ -22,7 +22,7 @@ use crate::{
     target::Target,
     telemetry::{
         access_log::AccessLog,
-        metrics::{RequestMetrics, Series},
+        metrics::{OVERFLOW, RequestMetrics, Series},
     },
     upstream::Upstreams,
 };
@@ -81,6 +81,8 @@ pub struct Worker {
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
+    /// Counts for the routes that came when there were too many series.
+    overflow: Arc<Series>,
     #[allow(clippy::vec_box, reason = "it is large, and would be copied at every loan")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     draining: Cell<bool>,
@@ -144,11 +146,15 @@ impl Worker {
     /// A worker without connections.
     #[must_use]
     pub fn new(shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
-        let none: Arc<str> = "none".into();
-        let unrouted = shared.metrics.series(&none, &none);
+        let named = |name: &str| {
+            let name = name.into();
+            shared.metrics.series(&name, &name).expect("workers start before routes have series")
+        };
+        let (unrouted, overflow) = (named("none"), named(OVERFLOW));
         Self {
             shared,
             unrouted,
+            overflow,
             upstreams: Upstreams::default(),
             log,
             series: RefCell::default(),
@@ -169,7 +175,12 @@ impl Worker {
         scratch.upstream_in.clear();
         scratch.client_out.clear();
         scratch.upstream_out.clear();
-        let large = [scratch.client_in.capacity(), scratch.upstream_in.capacity()];
+        let large = [
+            scratch.client_in.capacity(),
+            scratch.client_out.capacity(),
+            scratch.upstream_in.capacity(),
+            scratch.upstream_out.capacity(),
+        ];
         let mut kept = self.scratch.borrow_mut();
         if kept.len() < SCRATCH_KEPT_MAX && large.iter().all(|&bytes| bytes <= BUFFER_KEPT_BYTES) {
             kept.push(scratch);
@@ -180,15 +191,18 @@ impl Worker {
     pub fn series(&self, rule: &Rule, backend: &Backend, now: Instant) -> Arc<Series> {
         let key = Id(rule.id.0.rotate_left(17) ^ backend.id.0);
         let mut series = self.series.borrow_mut();
-        let (series, used) =
-            series.entry(key).or_insert_with(|| (self.shared.metrics.series(&rule.route, &backend.name), now));
-        *used = now;
-        Arc::clone(series)
+        if let Some((series, used)) = series.get_mut(&key) {
+            *used = now;
+            return Arc::clone(series);
+        }
+        match self.shared.metrics.series(&rule.route, &backend.name) {
+            Some(new) => Arc::clone(&series.entry(key).or_insert((new, now)).0),
+            None => Arc::clone(&self.overflow),
+        }
     }
 
     /// Counts a request that no backend was chosen for.
     pub fn count_unrouted(&self, status: u16, duration: Duration) {
-        self.unrouted.begin();
         self.unrouted.end(status, duration);
     }
 

@@ -1,5 +1,7 @@
 //! Heads of messages: request line or status line, and the header section.
 
+use std::{mem::MaybeUninit, time::Duration};
+
 use memchr::{memchr, memchr_iter, memmem};
 
 use super::{Framing, Version};
@@ -55,6 +57,8 @@ pub struct Connection {
     pub keep_alive: bool,
     /// The sender nominates Upgrade.
     pub upgrade: bool,
+    /// How long the sender keeps an idle connection, if it says so (`Keep-Alive: timeout=5`).
+    pub keep_alive_time: Option<Duration>,
     /// Other field names it nominates, which end at this hop: all of them, separated by commas. Empty is usual.
     pub nominated: Vec<u8>,
 }
@@ -64,6 +68,7 @@ impl Connection {
         self.close = false;
         self.keep_alive = false;
         self.upgrade = false;
+        self.keep_alive_time = None;
         self.nominated.clear();
     }
 
@@ -78,6 +83,14 @@ impl Connection {
             } else if !token.is_empty() {
                 self.nominated.extend_from_slice(token);
                 self.nominated.push(b',');
+            }
+        }
+    }
+
+    fn read_keep_alive(&mut self, value: &[u8]) {
+        for parameter in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            if let Some(seconds) = parameter.strip_prefix(b"timeout=").and_then(plain_number) {
+                self.keep_alive_time = Some(Duration::from_secs(seconds));
             }
         }
     }
@@ -107,6 +120,8 @@ pub struct RequestHead {
     pub connection: Connection,
     /// The client waits for a 100 before it sends the body.
     pub expects_continue: bool,
+    /// The client understands trailers (`TE: trailers`).
+    pub wants_trailers: bool,
 }
 
 /// The head of a response.
@@ -154,9 +169,9 @@ impl RequestHead {
             };
         };
         let head = &bytes[..end];
-        let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut request = httparse::Request::new(&mut lines);
-        match request.parse(head) {
+        let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(head, &mut lines) {
             Ok(httparse::Status::Complete(parsed)) if parsed == end => {}
             Ok(_) => return Err(HeadError::Malformed),
             Err(error) => return Err(error.into()),
@@ -175,11 +190,13 @@ impl RequestHead {
         self.fields.clear();
         self.connection.clear();
         self.expects_continue = false;
+        self.wants_trailers = false;
 
         let mut lengths = Lengths::default();
         let mut hosts = 0;
         for line in request.headers.iter() {
             match line.name.len() {
+                2 if line.name.eq_ignore_ascii_case("te") => self.wants_trailers |= has_token(line.value, b"trailers"),
                 4 if line.name.eq_ignore_ascii_case("host") => hosts += 1,
                 6 if line.name.eq_ignore_ascii_case("expect") => {
                     if !line.value.eq_ignore_ascii_case(b"100-continue") {
@@ -227,9 +244,10 @@ impl ResponseHead {
     pub fn parse(&mut self, bytes: &[u8], request_method: &str) -> Result<Option<usize>, HeadError> {
         let Some(end) = head_end(bytes)? else { return Ok(None) };
         let head = &bytes[..end];
-        let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut response = httparse::Response::new(&mut lines);
-        match response.parse(head) {
+        let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut response = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        match parser.parse_response_with_uninit_headers(&mut response, head, &mut lines) {
             Ok(httparse::Status::Complete(parsed)) if parsed == end => {}
             Ok(_) => return Err(HeadError::Malformed),
             Err(error) => return Err(error.into()),
@@ -244,10 +262,10 @@ impl ResponseHead {
         self.connection.clear();
         let mut lengths = Lengths::default();
         for line in response.headers.iter() {
-            if line.name.len() == 10 && line.name.eq_ignore_ascii_case("connection") {
-                self.connection.read(line.value);
-            } else {
-                lengths.read(line, head)?;
+            match line.name.len() {
+                10 if line.name.eq_ignore_ascii_case("connection") => self.connection.read(line.value),
+                10 if line.name.eq_ignore_ascii_case("keep-alive") => self.connection.read_keep_alive(line.value),
+                _ => lengths.read(line, head)?,
             }
             self.fields.append(line.name, line.value);
         }
@@ -256,6 +274,11 @@ impl ResponseHead {
         }
         if lengths.chunked && lengths.content_length.is_some() {
             return Err(HeadError::LengthAndCoding);
+        }
+        // A body that must not be there may come all the same: the connection cannot be trusted afterwards.
+        let announces = lengths.chunked || lengths.content_length.is_some_and(|length| length > 0);
+        if announces && (status < 200 || status == 204) {
+            self.connection.close = true;
         }
         let bodyless = status < 200 || status == 204 || status == 304 || request_method == "HEAD";
         self.framing = match lengths {
@@ -308,6 +331,11 @@ fn head_end(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
         return Err(HeadError::Malformed);
     }
     if bytes.len() >= HEAD_BYTES_MAX { Err(HeadError::TooLarge) } else { Ok(None) }
+}
+
+/// Whether a list of tokens has one.
+fn has_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|&byte| byte == b',').any(|entry| entry.trim_ascii().eq_ignore_ascii_case(token))
 }
 
 /// A non-empty run of digits below 2^63 without sign, space or comma.

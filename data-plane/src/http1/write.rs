@@ -1,7 +1,7 @@
 //! Messages, written into a buffer that the connection flushes.
 
 use super::Framing;
-use crate::fields::Fields;
+use crate::{fields::Fields, forward::alias_begins};
 
 /// Appends "METHOD target HTTP/1.1".
 pub fn request_line(out: &mut Vec<u8>, method: &str, target: [&str; 2], query: Option<&str>) {
@@ -85,10 +85,9 @@ fn may_be_trailer(name: &str) -> bool {
         "upgrade",
         "x-real-ip",
     ];
-    let prefixed = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
-    !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
-        && !prefixed("x-forwarded-")
-        && !prefixed("x-rustygate-")
+    !FORBIDDEN.iter().any(|forbidden| name.len() == forbidden.len() && alias_begins(name, forbidden))
+        && !alias_begins(name, "x-forwarded-")
+        && !alias_begins(name, "x-rustygate-")
 }
 
 /// The usual phrase of a status (RFC 9110 section 15); empty if it has none.

@@ -113,10 +113,11 @@ fn expect<T>(read: Option<T>, value: &Value, path: &str, wanted: &str, faults: &
 }
 
 /// Fields that frame messages or belong to one connection: changing them would break the proxy's own work.
-const OWN_FIELDS: [&str; 12] = [
+const OWN_FIELDS: [&str; 16] = [
     "connection",
     "content-length",
     "expect",
+    "forwarded",
     "host",
     "keep-alive",
     "proxy-authenticate",
@@ -126,6 +127,9 @@ const OWN_FIELDS: [&str; 12] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
 ];
 
 fn check_name(name: &str, path: &str, faults: &mut Faults) -> bool {

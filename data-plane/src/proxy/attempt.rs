@@ -21,9 +21,9 @@ use crate::{
     forward::{self, Identity},
     http1::{Framing, write},
     snapshot::{Endpoint, Rule, WeightedBackend},
-    stream,
+    stream::{self, Pressure},
     timer::Timer,
-    upstream::{Connection, EndpointState},
+    upstream::{EndpointState, RetryBudget},
 };
 
 /// What was decided for a request before the first try.
@@ -37,8 +37,6 @@ pub struct Plan<'p> {
     pub strip: usize,
     /// The client asks for a WebSocket.
     pub upgrade: bool,
-    /// The client understands trailers.
-    pub wants_trailers: bool,
 }
 
 /// Why a try gave no answer.
@@ -78,10 +76,10 @@ pub async fn attempt(
     endpoint: &Endpoint,
     pool: &Rc<EndpointState>,
     fresh: bool,
-    may_retry_statuses: bool,
+    retry_budget: Option<&RetryBudget>,
 ) -> Result<After, Failure> {
     let timeouts = plan.rule.timeouts;
-    let mut connection = match if fresh || plan.upgrade { None } else { pool.reuse() } {
+    let mut connection = match if fresh || plan.upgrade { None } else { pool.reuse(record.started) } {
         Some(connection) => connection,
         None => {
             // Until a body is sent the total time does not run.
@@ -106,7 +104,9 @@ pub async fn attempt(
     let flow = Flow::begin(timeouts, record.started, try_started, x.request.framing != Framing::Empty);
     flow.replayable.set(upload.can_replay());
     let outcome = {
-        let (from_upstream, to_upstream) = stream::split(&mut connection.stream, x.upstream_in, x.upstream_out);
+        let pressure = Pressure::default();
+        let (from_upstream, to_upstream) =
+            stream::split(&mut connection.stream, x.upstream_in, x.upstream_out, &pressure);
         let downlink = Downlink {
             from: from_upstream,
             to: &mut x.client.output,
@@ -116,17 +116,21 @@ pub async fn attempt(
             plan,
             record,
             worker: x.worker,
-            may_retry_statuses,
+            retry_budget,
         };
         let uplink = uplink(&mut x.client.input, to_upstream, upload, &flow);
-        race(downlink.run(), uplink, x.client.timer, &flow).await
+        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure]).await
     };
     let down = match outcome {
         Outcome::Down(down) => down,
         Outcome::Stop(Stop::ClientGone) => return Err(ProxyError::ClientGone.into()),
-        Outcome::Stop(Stop::TunnelDone) => return Ok(After::Abort),
+        Outcome::Stop(Stop::TunnelDone) => return Ok(After::Close),
+        Outcome::Stop(Stop::TunnelBroken) => return Ok(After::Abort),
         Outcome::Stop(Stop::Refused(error)) => return Err(error.into()),
         Outcome::Expired if flow.tunnel.get() => return Ok(After::Abort),
+        Outcome::Expired if record.status != 0 && x.client.pressure.is_blocked() => {
+            return Err(ProxyError::ClientStalled.into());
+        }
         Outcome::Expired if flow.upload.get() == UploadState::AwaitingClient => {
             return Err(ProxyError::RequestTimeout.into());
         }
@@ -135,7 +139,8 @@ pub async fn attempt(
     match down {
         Down::Answered { reusable, keep_alive } => {
             if reusable && !plan.upgrade && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty() {
-                keep(pool, connection, record);
+                let now = record.ended.unwrap_or_else(Instant::now);
+                pool.keep(connection.stream, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),
@@ -146,15 +151,12 @@ pub async fn attempt(
             }
         }
         Down::TunnelDone => Ok(After::Close),
+        Down::TunnelBroken => Ok(After::Abort),
         Down::RetryStatus => Err(Failure::Status),
         Down::Closed { answered: false } if reused => Err(Failure::Stale(ProxyError::UpstreamClosed)),
         Down::Closed { .. } => Err(ProxyError::UpstreamClosed.into()),
         Down::Failed(error) => Err(error.into()),
     }
-}
-
-fn keep(pool: &Rc<EndpointState>, connection: Connection, record: &Record) {
-    pool.keep(connection.stream, record.ended.unwrap_or_else(Instant::now));
 }
 
 fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
@@ -169,7 +171,7 @@ fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
         forwarded: x.forwarded,
         upgrade: plan.upgrade,
     };
-    forward::write_request_fields(x.upstream_out, x.request, plan.wants_trailers, &identity);
+    forward::write_request_fields(x.upstream_out, x.request, &identity);
 }
 
 enum Outcome {
@@ -184,6 +186,7 @@ async fn race(
     uplink: impl Future<Output = Stop>,
     timer: &mut Timer,
     flow: &Flow,
+    [client, upstream]: [&Pressure; 2],
 ) -> Outcome {
     let mut downlink = pin!(downlink);
     let mut uplink = pin!(uplink);
@@ -194,7 +197,12 @@ async fn race(
         if let Poll::Ready(stop) = uplink.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Stop(stop));
         }
-        timer.poll_expired(flow.deadline(), cx).map(|()| Outcome::Expired)
+        while timer.poll_expired(flow.deadline(), cx).is_ready() {
+            if !flow.extend(client, upstream) {
+                return Poll::Ready(Outcome::Expired);
+            }
+        }
+        Poll::Pending
     })
     .await
 }

@@ -4,10 +4,10 @@
 use tokio::time::Instant;
 
 use super::{
-    Record,
+    BACKOFF_MAX, Record,
     attempt::Plan,
     flow::{Flow, UploadState},
-    response_plugins,
+    response_plugins, yield_now_and_then,
 };
 use crate::{
     error::ProxyError,
@@ -20,6 +20,7 @@ use crate::{
     },
     stream::{Input, Output},
     telemetry::access_log::milliseconds,
+    upstream::RetryBudget,
     worker::Worker,
 };
 
@@ -38,6 +39,8 @@ pub enum Down {
     },
     /// Both sides of a tunnel are done.
     TunnelDone,
+    /// One side of a tunnel failed.
+    TunnelBroken,
     /// Nothing was sent to the client; another try may do better.
     RetryStatus,
     /// The upstream closed before the head of an answer was there.
@@ -68,8 +71,8 @@ pub struct Downlink<'d, 'c, 'u> {
     pub record: &'d mut Record,
     /// Who serves.
     pub worker: &'d Worker,
-    /// Whether an answer with one of the route's retry statuses is held back.
-    pub may_retry_statuses: bool,
+    /// What pays for another try, if an answer with one of the route's retry statuses may be held back for one.
+    pub retry_budget: Option<&'d RetryBudget>,
 }
 
 impl Downlink<'_, '_, '_> {
@@ -85,12 +88,20 @@ impl Downlink<'_, '_, '_> {
         if self.response.status == 101 {
             return self.tunnel().await;
         }
-        let may_retry = self.may_retry_statuses && self.flow.replayable.get();
-        if may_retry && self.plan.rule.retry.on_statuses.contains(&self.response.status) {
+        if self.is_worth_another_try() {
             return Err(Down::RetryStatus);
         }
         let reply = self.write_head();
         self.body(reply).await
+    }
+
+    /// Whether the answer is dropped for another try's; pays for that.
+    fn is_worth_another_try(&self) -> bool {
+        let listed = self.plan.rule.retry.on_statuses.contains(&self.response.status);
+        listed
+            && self.flow.replayable.get()
+            && self.flow.has_time(BACKOFF_MAX)
+            && self.retry_budget.is_some_and(RetryBudget::withdraw)
     }
 
     /// Reads the head of the answer, passing interim ones on.
@@ -122,6 +133,8 @@ impl Downlink<'_, '_, '_> {
             }
             match self.from.fill().await {
                 Ok(0) | Err(_) => return Err(Down::Closed { answered: !self.from.buffer.is_empty() }),
+                // An answer before the question: it was meant for nobody, and the connection is no good.
+                Ok(_) if !self.flow.head_sent.get() => return Err(Down::Closed { answered: false }),
                 Ok(_) => {}
             }
         }
@@ -161,7 +174,7 @@ impl Downlink<'_, '_, '_> {
         self.write_fields(status, |out, version| reply.write(out, version, described || status == 204));
         let stream = self.response.fields.get("content-type").is_some_and(is_stream);
         if self.response.framing != Framing::Empty {
-            self.flow.response_begun(stream);
+            self.flow.response_begun(stream, self.record.ended.unwrap_or_else(Instant::now));
         }
         reply
     }
@@ -193,12 +206,14 @@ impl Downlink<'_, '_, '_> {
 
     async fn body(&mut self, reply: Reply) -> Result<Down, Down> {
         let mut reader = BodyReader::new(self.response.framing);
+        let mut carried = 0;
         loop {
             let cut = |_| Down::Failed(ProxyError::UpstreamProtocol);
             match reader.next(self.from.buffer).map_err(cut)? {
                 Piece::Data(bytes) => {
                     self.to.piece(reply.framing, &self.from.buffer[..bytes]).await.map_err(client_gone)?;
                     reader.took(self.from.buffer, bytes);
+                    yield_now_and_then(&mut carried, bytes).await;
                 }
                 Piece::More => {
                     self.flush().await?;
@@ -225,7 +240,7 @@ impl Downlink<'_, '_, '_> {
         self.write_fields(101, |out, _| out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"));
         self.flush().await?;
         self.record.ended = None;
-        self.flow.response_begun(true);
+        self.flow.response_begun(true, Instant::now());
         self.flow.tunnel.set(true);
         let _open = self.worker.tunnel_opened();
         loop {
@@ -238,7 +253,7 @@ impl Downlink<'_, '_, '_> {
             match self.from.fill().await {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(_) => return Ok(Down::TunnelDone),
+                Err(_) => return Ok(Down::TunnelBroken),
             }
         }
         self.to.shutdown().await.map_err(client_gone)?;

@@ -1,10 +1,10 @@
 //! What the two directions of a try know of each other. They run in one task, so plain cells do.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::snapshot::Timeouts;
+use crate::{snapshot::Timeouts, stream::Pressure};
 
 /// How far the request's body has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,14 @@ pub struct Flow {
     pub client_closed: Cell<bool>,
     /// In a tunnel: the upstream will send no more.
     pub upstream_closed: Cell<bool>,
+    /// The request's head is on its way: what the upstream says now, it says to it.
+    pub head_sent: Cell<bool>,
     /// Whether the request can still be sent again from its beginning.
     pub replayable: Cell<bool>,
     /// How long a response may make no progress, once its head is there.
-    stall: Cell<Option<std::time::Duration>>,
+    stall: Cell<Option<Duration>>,
+    /// The client took nothing for a whole deadline already.
+    waited_for_client: Cell<bool>,
 }
 
 impl Flow {
@@ -49,8 +53,10 @@ impl Flow {
             tunnel: Cell::new(false),
             client_closed: Cell::new(false),
             upstream_closed: Cell::new(false),
+            head_sent: Cell::new(false),
             replayable: Cell::new(true),
             stall: Cell::new(None),
+            waited_for_client: Cell::new(false),
         };
         match timeouts.per_try {
             _ if has_body => flow.deadline.set(try_started + timeouts.idle),
@@ -75,10 +81,32 @@ impl Flow {
     }
 
     /// The head of the response is there. A stream may be silent for long; another body may not.
-    pub fn response_begun(&self, stream: bool) {
+    pub fn response_begun(&self, stream: bool, now: Instant) {
         let stall = if stream { self.timeouts.idle } else { self.timeouts.total.min(self.timeouts.idle) };
         self.stall.set(Some(stall));
-        self.deadline.set(Instant::now() + stall);
+        self.deadline.set(now + stall);
+    }
+
+    /// The deadline has passed. It moves on if one side took something meanwhile, or if it is the client who takes
+    /// nothing: that one has the idle time, whatever kind of response it is. False if the time is up.
+    pub fn extend(&self, client: &Pressure, upstream: &Pressure) -> bool {
+        let (client_moved, upstream_moved) = (client.take_moved(), upstream.take_moved());
+        let committed = self.stall.get().is_some();
+        if (client_moved && committed) || (upstream_moved && self.upload.get() != UploadState::Done) {
+            self.waited_for_client.set(false);
+            self.progress();
+            return true;
+        }
+        let patient = client.is_blocked() && committed && !self.waited_for_client.replace(true);
+        if patient {
+            self.deadline.set(self.deadline.get() + self.timeouts.idle);
+        }
+        patient
+    }
+
+    /// Whether there is time for another try.
+    pub fn has_time(&self, span: Duration) -> bool {
+        Instant::now() + span < self.deadline.get()
     }
 
     /// A byte went one way or the other.

@@ -10,7 +10,10 @@ use std::{
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::flow::{Flow, UploadState};
+use super::{
+    flow::{Flow, UploadState},
+    yield_now_and_then,
+};
 use crate::{
     error::ProxyError,
     http1::{
@@ -45,8 +48,10 @@ pub struct Upload {
 pub enum Stop {
     /// The client hung up, or its connection failed.
     ClientGone,
-    /// Both sides of a tunnel are done, or one failed.
+    /// Both sides of a tunnel are done.
     TunnelDone,
+    /// One side of a tunnel failed.
+    TunnelBroken,
     /// The body is refused.
     Refused(ProxyError),
 }
@@ -119,13 +124,16 @@ enum Halt {
 
 async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Upload, flow: &Flow) -> Result<(), Halt> {
     if upload.framing == Framing::Empty {
+        flow.head_sent.set(true);
         to.flush().await.map_err(|_| Halt::Upstream)?;
         flow.upload.set(UploadState::Done);
         return Ok(());
     }
+    flow.head_sent.set(true);
     if let Some(replay) = upload.replay.as_ref().filter(|replay| !replay.is_empty()) {
         to.piece(upload.framing, replay).await.map_err(|_| Halt::Upstream)?;
     }
+    let mut carried = 0;
     loop {
         flow.upload.set(UploadState::AwaitingUpstream);
         let piece = upload.reader.next(from.buffer).map_err(|error| refused(ProxyError::BadBody(error)))?;
@@ -134,6 +142,7 @@ async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Uploa
                 upload.check_room(bytes).map_err(refused)?;
                 to.piece(upload.framing, &from.buffer[..bytes]).await.map_err(|_| Halt::Upstream)?;
                 upload.took(from.buffer, bytes);
+                yield_now_and_then(&mut carried, bytes).await;
                 flow.replayable.set(upload.can_replay());
             }
             Piece::More => {
@@ -189,7 +198,7 @@ async fn tunnel(from: &mut Input<'_>, to: &mut Output<'_>, flow: &Flow) -> Stop 
                 to.flush().await
             };
             if sent.await.is_err() {
-                return Stop::TunnelDone;
+                return Stop::TunnelBroken;
             }
             from.buffer.clear();
             flow.progress();
@@ -197,10 +206,13 @@ async fn tunnel(from: &mut Input<'_>, to: &mut Output<'_>, flow: &Flow) -> Stop 
         match from.fill().await {
             Ok(0) => break,
             Ok(_) => {}
-            Err(_) => return Stop::TunnelDone,
+            Err(_) => return Stop::TunnelBroken,
         }
     }
-    if to.shutdown().await.is_err() || flow.upstream_closed.get() {
+    if to.shutdown().await.is_err() {
+        return Stop::TunnelBroken;
+    }
+    if flow.upstream_closed.get() {
         return Stop::TunnelDone;
     }
     flow.client_closed.set(true);

@@ -23,8 +23,11 @@ const BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 const BUCKETS_US: [u64; 13] =
     [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000];
 
-/// The most pairs of route and backend with series of their own; the rest share one, labelled `overflow`.
-const SERIES_MAX: usize = 10_000;
+/// The most series in all: one for each pair of route and backend that a worker has served.
+const SERIES_MAX: usize = 20_000;
+
+/// The label of what is beyond that.
+pub const OVERFLOW: &str = "overflow";
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]
@@ -67,14 +70,14 @@ impl Series {
         &self.route
     }
 
-    /// A request begins.
-    pub fn begin(&self) {
+    /// A request begins; it is active until the result is dropped.
+    pub fn begin(self: Arc<Self>) -> Active {
         self.active.add(1);
+        Active(self)
     }
 
     /// A request ends.
     pub fn end(&self, status: u16, duration: Duration) {
-        self.active.subtract(1);
         self.requests[usize::from(status / 100).min(5)].add(1);
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_US.iter().position(|&bound| us <= bound).unwrap_or(BUCKETS_US.len());
@@ -85,6 +88,24 @@ impl Series {
     /// A request is tried again.
     pub fn retry(&self) {
         self.retries.add(1);
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Active(Arc<Series>);
+
+impl std::ops::Deref for Active {
+    type Target = Series;
+
+    fn deref(&self) -> &Series {
+        &self.0
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.subtract(1);
     }
 }
 
@@ -112,17 +133,14 @@ pub struct RequestMetrics {
 }
 
 impl RequestMetrics {
-    /// New series of one worker. Called once per worker, route and backend.
-    pub fn series(&self, route: &Arc<str>, backend: &Arc<str>) -> Arc<Series> {
+    /// New series of one worker. Called once per worker, route and backend. `None` if there are too many already: then
+    /// the worker counts under [`OVERFLOW`]. A scrape makes room where routes are gone.
+    pub fn series(&self, route: &Arc<str>, backend: &Arc<str>) -> Option<Arc<Series>> {
         let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= SERIES_MAX {
-            all.retain(|series| series.strong_count() > 0);
+            return None;
         }
-        let (route, backend) = if all.len() >= SERIES_MAX {
-            ("overflow".into(), "overflow".into())
-        } else {
-            (Arc::clone(route), Arc::clone(backend))
-        };
+        let (route, backend) = (Arc::clone(route), Arc::clone(backend));
         let series = Arc::new(Series {
             route,
             backend,
@@ -133,7 +151,7 @@ impl RequestMetrics {
             retries: Owned::default(),
         });
         all.push(Arc::downgrade(&series));
-        series
+        Some(series)
     }
 
     fn sum(&self) -> BTreeMap<(Arc<str>, Arc<str>), Sum> {

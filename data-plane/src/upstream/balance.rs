@@ -41,7 +41,7 @@ impl BackendState {
 }
 
 /// Chooses an endpoint that may be used, other than `avoid` (the one that just failed) if there is another; `None`
-/// if the backend has none.
+/// if the backend has none with a weight.
 pub fn choose<'b>(
     backend: &'b Backend,
     state: &BackendState,
@@ -49,39 +49,113 @@ pub fn choose<'b>(
     usable: impl Fn(&Endpoint) -> bool,
     avoid: Option<&Endpoint>,
 ) -> Option<(&'b Endpoint, Rc<EndpointState>)> {
-    let mut fallback = None;
-    let tries = backend.schedule.len();
-    for _ in 0..tries {
-        let endpoint = &backend.endpoints[usize::from(next(backend, state, upstreams))];
-        if avoid.is_some_and(|avoid| avoid.id == endpoint.id) {
-            fallback.get_or_insert(endpoint);
-        } else if usable(endpoint) {
-            return Some((endpoint, upstreams.endpoint(endpoint)));
-        }
+    let slots = backend.schedule.len();
+    if slots == 0 {
+        return None;
     }
-    // Every check says that every endpoint is down: the checks are as likely to be wrong, so requests go on.
-    let endpoint = match fallback {
-        Some(endpoint) => endpoint,
-        None if tries > 0 => &backend.endpoints[usize::from(next(backend, state, upstreams))],
-        None => return None,
+    let endpoint = |slot: usize| &*backend.endpoints[usize::from(backend.schedule[slot])];
+    // From a slot on, the first that is good; all are looked at before none is.
+    let first = |begin: usize, good: &dyn Fn(&Endpoint) -> bool| {
+        (begin..slots).chain(0..begin).find(|&slot| good(endpoint(slot)))
     };
-    Some((endpoint, upstreams.endpoint(endpoint)))
-}
-
-fn next(backend: &Backend, state: &BackendState, upstreams: &Upstreams) -> u16 {
-    let schedule = &backend.schedule;
-    match backend.policy {
-        Policy::RoundRobin => {
-            let position = state.position.get();
-            state.position.set(position.wrapping_add(1));
-            schedule[position % schedule.len()]
-        }
-        Policy::LeastRequest => {
-            // The schedule holds each endpoint in proportion to its weight.
-            let (one, other) =
-                (schedule[fastrand::usize(..schedule.len())], schedule[fastrand::usize(..schedule.len())]);
-            let load = |index: u16| upstreams.endpoint(&backend.endpoints[usize::from(index)]).in_flight();
+    let good = |endpoint: &Endpoint| usable(endpoint) && avoid.is_none_or(|avoid| avoid.id != endpoint.id);
+    let begin = match backend.policy {
+        Policy::RoundRobin => state.position.replace(state.position.get().wrapping_add(1)) % slots,
+        // The schedule holds each endpoint in proportion to its weight.
+        Policy::LeastRequest => fastrand::usize(..slots),
+    };
+    let slot = match (first(begin, &good), backend.policy) {
+        (Some(one), Policy::RoundRobin) => one,
+        (Some(one), Policy::LeastRequest) => {
+            let load = |slot: usize| upstreams.endpoint(endpoint(slot)).in_flight();
+            let other = first(fastrand::usize(..slots), &good).unwrap_or(one);
             if load(other) < load(one) { other } else { one }
         }
+        // Only the one to avoid is up. Or every check says that everything is down: then the checks are as likely to be
+        // wrong, and requests go on.
+        (None, _) => first(begin, &usable).unwrap_or(begin),
+    };
+    let chosen = endpoint(slot);
+    Some((chosen, upstreams.endpoint(chosen)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::snapshot::Id;
+
+    fn backend(policy: Policy, weights: &[u32]) -> Backend {
+        let endpoints = weights.iter().enumerate().map(|(index, &weight)| {
+            Arc::new(Endpoint {
+                id: Id(index as u64),
+                host: "127.0.0.1".into(),
+                port: 1,
+                authority: "127.0.0.1:1".into(),
+                base_path: "".into(),
+                weight,
+            })
+        });
+        // In blocks, which is as good as smooth for counting.
+        let schedule = weights
+            .iter()
+            .enumerate()
+            .flat_map(|(index, &weight)| std::iter::repeat_n(u16::try_from(index).expect("few"), weight as usize));
+        Backend {
+            id: Id(100),
+            name: "b".into(),
+            endpoints: endpoints.collect(),
+            policy,
+            schedule: schedule.collect(),
+            health_check: None,
+        }
+    }
+
+    fn counts(backend: &Backend, down: &[u64], avoid: Option<usize>, requests: usize) -> Vec<usize> {
+        let (state, upstreams) = (BackendState::default(), Upstreams::default());
+        let mut counts = vec![0; backend.endpoints.len()];
+        for _ in 0..requests {
+            let avoid = avoid.map(|index| &*backend.endpoints[index]);
+            let usable = |endpoint: &Endpoint| !down.contains(&endpoint.id.0);
+            let (chosen, _) = choose(backend, &state, &upstreams, usable, avoid).expect("there is one");
+            counts[usize::try_from(chosen.id.0).expect("small")] += 1;
+        }
+        counts
+    }
+
+    #[tokio::test]
+    async fn round_robin_follows_the_weights_to_the_request() {
+        assert_eq!(counts(&backend(Policy::RoundRobin, &[1, 2, 0, 1]), &[], None, 400), [100, 200, 0, 100]);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_down_gets_nothing_while_another_is_up() {
+        for policy in [Policy::RoundRobin, Policy::LeastRequest] {
+            let backend = backend(policy, &[1, 1, 1]);
+            assert_eq!(counts(&backend, &[1], None, 1000)[1], 0);
+            assert_eq!(counts(&backend, &[0, 1], None, 100), [0, 0, 100]);
+            assert_eq!(counts(&backend, &[0, 1, 2], None, 100).iter().sum::<usize>(), 100);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_one_to_avoid_is_taken_only_if_no_other_is_up() {
+        let backend = backend(Policy::RoundRobin, &[1, 1]);
+        assert_eq!(counts(&backend, &[], Some(0), 100), [0, 100]);
+        assert_eq!(counts(&backend, &[1], Some(0), 100), [100, 0]);
+    }
+
+    #[tokio::test]
+    async fn the_less_loaded_of_two_is_preferred() {
+        let backend = backend(Policy::LeastRequest, &[1, 1]);
+        let (state, upstreams) = (BackendState::default(), Upstreams::default());
+        let busy: Vec<_> = (0..5).map(|_| upstreams.endpoint(&backend.endpoints[0]).begin(Instant::now())).collect();
+        let hits = (0..1000)
+            .filter(|_| choose(&backend, &state, &upstreams, |_| true, None).expect("there is one").0.id == Id(0))
+            .count();
+        // Only when both draws are the busy one: a quarter.
+        assert!((150..350).contains(&hits), "{hits}");
+        drop(busy);
     }
 }

@@ -27,11 +27,6 @@ impl RetryBudget {
         self.tokens.set((self.tokens.get() + 1).min(SAVED_MAX));
     }
 
-    /// Whether a retry can be afforded now.
-    pub fn affords_one(&self) -> bool {
-        self.tokens.get() >= RETRY_COST
-    }
-
     /// A retry costs; false if it can't be afforded.
     pub fn withdraw(&self) -> bool {
         let rest = self.tokens.get().checked_sub(RETRY_COST);

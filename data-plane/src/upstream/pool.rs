@@ -11,13 +11,20 @@ use std::{
 
 use tokio::{
     net::{TcpStream, lookup_host},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use crate::snapshot::Endpoint;
 
 /// The most idle connections a worker keeps to one endpoint.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
+
+/// How long a connection may lie idle, unless the upstream says less. Below the usual 60 s and 75 s of servers, so that
+/// they do not close it under a request.
+const IDLE_MAX: Duration = Duration::from_secs(50);
+
+/// One address may not use up the time of the others.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long resolved addresses of a name are used before it is asked for again.
 const ADDRESSES_FRESH: Duration = Duration::from_secs(10);
@@ -39,10 +46,12 @@ pub struct Connection {
 pub struct EndpointState {
     host: Box<str>,
     port: u16,
-    /// Oldest first.
+    /// Oldest first, each with the moment until which it may be used.
     idle: RefCell<VecDeque<(Instant, TcpStream)>>,
     in_flight: Cell<usize>,
     addresses: RefCell<Option<Addresses>>,
+    /// The addresses are being asked for again.
+    resolving: Cell<bool>,
     used: Cell<Instant>,
 }
 
@@ -77,6 +86,7 @@ impl EndpointState {
             idle: RefCell::default(),
             in_flight: Cell::new(0),
             addresses: RefCell::new(literal),
+            resolving: Cell::new(false),
             used: Cell::new(Instant::now()),
         }
     }
@@ -99,40 +109,47 @@ impl EndpointState {
     }
 
     /// A connection from the pool that is not known to be closed, the one used last.
-    pub fn reuse(&self) -> Option<Connection> {
+    pub fn reuse(&self, now: Instant) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some((_, stream)) = idle.pop_back() {
-            if is_quiet(&stream) {
+        while let Some((until, stream)) = idle.pop_back() {
+            if now < until && is_quiet(&stream) {
                 return Some(Connection { stream, reused: true });
             }
         }
         None
     }
 
-    /// Keeps a connection on which nothing is under way and nothing is left to read.
-    pub fn keep(&self, stream: TcpStream, now: Instant) {
+    /// Keeps a connection on which nothing is under way and nothing is left to read; for less than `upstream_max` if the
+    /// upstream said how long it keeps it.
+    pub fn keep(&self, stream: TcpStream, now: Instant, upstream_max: Option<Duration>) {
+        let span = upstream_max.map_or(IDLE_MAX, |max| IDLE_MAX.min(max.saturating_sub(Duration::from_secs(1))));
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_CONNECTIONS_MAX {
             idle.pop_front();
         }
-        idle.push_back((now, stream));
+        idle.push_back((now + span, stream));
     }
 
     /// Closes what lay too long or was closed by the other side.
-    pub fn sweep(&self, now: Instant, idle_max: Duration) {
-        self.idle
-            .borrow_mut()
-            .retain(|(since, stream)| now.saturating_duration_since(*since) < idle_max && is_quiet(stream));
+    pub fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|(until, stream)| now < *until && is_quiet(stream));
     }
 
     /// Makes a new connection, trying the addresses of the host in order. The caller bounds the time.
     ///
     /// # Errors
     /// The last address's.
-    pub async fn connect(&self) -> io::Result<Connection> {
+    pub async fn connect(self: &Rc<Self>) -> io::Result<Connection> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for (index, &address) in self.resolve().await?.iter().enumerate() {
-            match TcpStream::connect(address).await {
+        let addresses = self.addresses().await?;
+        for (index, &address) in addresses.iter().enumerate() {
+            let connecting = TcpStream::connect(address);
+            let connected = if index + 1 < addresses.len() {
+                timeout(ADDRESS_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                connecting.await
+            };
+            match connected {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     if index > 0 {
@@ -146,29 +163,37 @@ impl EndpointState {
         Err(failure)
     }
 
-    /// The addresses of the host; those known last while it can't be resolved.
-    async fn resolve(&self) -> io::Result<Rc<[SocketAddr]>> {
+    /// The addresses of the host. Those known are used at once; when they are no longer fresh, they are asked for again
+    /// beside the request, and kept if there is no answer.
+    async fn addresses(self: &Rc<Self>) -> io::Result<Rc<[SocketAddr]>> {
         let known = self.addresses.borrow().as_ref().map(|known| (Rc::clone(&known.list), known.resolved));
-        match known {
-            Some((list, None)) => return Ok(list),
-            Some((list, Some(resolved))) if resolved.elapsed() < ADDRESSES_FRESH => return Ok(list),
-            _ => {}
-        }
-        let found = lookup_host((&*self.host, self.port)).await.map(|found| found.take(ADDRESSES_MAX).collect());
-        let list: Rc<[SocketAddr]> = match (found, known) {
-            (Ok(found), Some((known, _))) => {
-                // The one that worked last stays first.
-                let mut found: Vec<SocketAddr> = found;
-                if let Some(at) = found.iter().position(|address| known.first() == Some(address)) {
-                    found.swap(0, at);
+        let Some((list, resolved)) = known else { return self.resolve().await };
+        if resolved.is_some_and(|resolved| resolved.elapsed() > ADDRESSES_FRESH) && !self.resolving.replace(true) {
+            let state = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                if let Err(error) = state.resolve().await {
+                    tracing::warn!(host = %state.host, %error, "cannot resolve; going on with the addresses known last");
                 }
-                found.into()
-            }
-            (Ok(found), None) => found.into(),
-            (Err(_), Some((known, _))) => known,
-            (Err(error), None) => return Err(error),
-        };
-        *self.addresses.borrow_mut() = Some(Addresses { list: Rc::clone(&list), resolved: Some(Instant::now()) });
+                state.resolving.set(false);
+            });
+        }
+        Ok(list)
+    }
+
+    async fn resolve(&self) -> io::Result<Rc<[SocketAddr]>> {
+        let found = lookup_host((&*self.host, self.port)).await?;
+        let mut found: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
+        if found.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+        }
+        let mut known = self.addresses.borrow_mut();
+        // The one that worked last stays first.
+        let preferred = known.as_ref().and_then(|known| known.list.first().copied());
+        if let Some(at) = found.iter().position(|address| Some(*address) == preferred) {
+            found.swap(0, at);
+        }
+        let list: Rc<[SocketAddr]> = found.into();
+        *known = Some(Addresses { list: Rc::clone(&list), resolved: Some(Instant::now()) });
         Ok(list)
     }
 
