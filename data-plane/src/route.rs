@@ -5,7 +5,7 @@
 //! more conditions on headers, more on query parameters, and the route's name. A host none of whose
 //! matches holds gives way to the next less specific one.
 //!
-//! [`table`] finds the rule in a few hash probes, however many routes there are; [`explain`] is a slow
+//! `table` finds the rule in a few hash probes, however many routes there are; `explain` is a slow
 //! second implementation that says why, and that the first is tested against.
 
 mod condition;

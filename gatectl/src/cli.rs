@@ -283,7 +283,7 @@ pub struct ExplainArgs {
     /// The method, as the client sends it
     pub method: String,
 
-    /// The URL, as a client has it: http://host[:port]/path?query; /path?query asks for it of localhost
+    /// The URL, as a client has it: `http://HOST:PORT/path?query`; `/path?query` asks for it of localhost
     pub url: String,
 
     /// A header of the request; repeatable

@@ -235,12 +235,13 @@ fn call_failed(url: &str, status: &Status) -> Failure {
         ),
         Code::Unimplemented => Failure::new(format!("the control plane at {} does not know this call", escape(url)))
             .with_hint("it may be of another version, or no RustyGate at all; see `gatectl version`"),
-        Code::Cancelled | Code::DeadlineExceeded => {
-            Failure::new(format!("the control plane at {} did not answer in time: {detail}", escape(url)))
-        }
-        Code::Unavailable | Code::Unknown | Code::Internal if broken && url.starts_with("http:") => {
+        // A connection that closes under a call is Cancelled too, when it closes early enough.
+        Code::Cancelled | Code::Unavailable | Code::Unknown | Code::Internal if broken && url.starts_with("http:") => {
             Failure::new(format!("the connection to {} broke: {detail}", escape(url)))
                 .with_hint("if the control plane serves with TLS, begin the URL with https: and give --ca FILE")
+        }
+        Code::Cancelled | Code::DeadlineExceeded => {
+            Failure::new(format!("the control plane at {} did not answer in time: {detail}", escape(url)))
         }
         Code::Unavailable => {
             Failure::new(format!("the control plane at {} is not available: {detail}", escape(url))).with_hint(START_HINT)

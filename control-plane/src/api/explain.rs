@@ -14,7 +14,7 @@ const CANDIDATES_MAX: usize = 100;
 const URL_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 200;
 
-/// The parts of "http://host[:port]/path?query".
+/// The parts of `http://host[:port]/path?query`.
 #[derive(Debug, PartialEq, Eq)]
 struct Url<'a> {
     authority: &'a str,

@@ -1,4 +1,4 @@
-//! URLs of endpoints: "http://host[:port][/base]".
+//! URLs of endpoints: `http://host[:port][/base]`.
 
 use crate::{
     canonical,
