@@ -10,4 +10,5 @@ mod harness;
 mod inspect;
 mod quick_start;
 mod restart;
+mod torture;
 mod wait;
