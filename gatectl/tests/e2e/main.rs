@@ -5,9 +5,11 @@
 
 mod apply;
 mod dev;
+mod drain;
 mod examples;
 mod harness;
 mod inspect;
+mod invariants;
 mod quick_start;
 mod restart;
 mod torture;
