@@ -158,3 +158,6 @@ fn cannot_bind(name: &str, address: SocketAddr, error: &std::io::Error) -> wire:
         location: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
