@@ -6,9 +6,12 @@
 mod answers;
 mod apply;
 mod dev;
+mod drain;
 mod examples;
 mod harness;
 mod inspect;
+mod invariants;
 mod quick_start;
 mod restart;
+mod torture;
 mod wait;
