@@ -13,5 +13,6 @@ mod inspect;
 mod invariants;
 mod quick_start;
 mod restart;
+mod threats_framing;
 mod torture;
 mod wait;

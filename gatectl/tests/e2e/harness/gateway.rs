@@ -62,6 +62,7 @@ fn defaults<S: Args>() -> S {
 pub struct Builder {
     manifest: Option<String>,
     proxies: usize,
+    workers: u16,
     secure: bool,
 }
 
@@ -75,6 +76,12 @@ impl Builder {
     /// How many proxies; one by default.
     pub fn proxies(mut self, proxies: usize) -> Self {
         self.proxies = proxies;
+        self
+    }
+
+    /// How many workers each proxy has: with one, all clients share one pool of connections to an upstream.
+    pub fn workers(mut self, workers: u16) -> Self {
+        self.workers = workers;
         self
     }
 
@@ -94,8 +101,14 @@ impl Builder {
             http_listen: FREE_PORT,
             ..defaults()
         };
-        let mut gateway =
-            Gateway { folder, control_plane_settings, admin_token: None, control_plane: None, proxies: Vec::new() };
+        let mut gateway = Gateway {
+            folder,
+            control_plane_settings,
+            admin_token: None,
+            control_plane: None,
+            workers: self.workers,
+            proxies: Vec::new(),
+        };
         if self.secure {
             gateway.secure().await;
         }
@@ -116,6 +129,7 @@ pub struct Gateway {
     control_plane_settings: control_plane::settings::Settings,
     admin_token: Option<String>,
     control_plane: Option<ControlPlane>,
+    workers: u16,
     proxies: Vec<Member>,
 }
 
@@ -128,7 +142,7 @@ struct Member {
 impl Gateway {
     /// One proxy, no manifest.
     pub fn builder() -> Builder {
-        Builder { manifest: None, proxies: 1, secure: false }
+        Builder { manifest: None, proxies: 1, workers: WORKERS, secure: false }
     }
 
     /// A folder for files of the test; gatectl runs in it.
@@ -278,7 +292,7 @@ impl Gateway {
             node_id: Some(format!("proxy-{index}")),
             listen: FREE_PORT,
             admin_listen: FREE_PORT,
-            workers: Some(WORKERS),
+            workers: Some(self.workers),
             access_log: data_plane::settings::AccessLogTarget::Off,
             ..defaults()
         };
