@@ -5,6 +5,7 @@
 
 mod apply;
 mod dev;
+mod docs;
 mod examples;
 mod harness;
 mod inspect;
