@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regex::Regex;
-
-use super::{names, read, rows};
+use super::{found, names, read, rows};
 use crate::harness::{Child, Client, Gateway, Witness, free_port, within};
 
 /// Of each metric in the text of a scrape: its type and the labels of its samples, if it has any.
@@ -12,13 +10,14 @@ fn scraped(text: &str) -> BTreeMap<String, (String, Option<BTreeSet<String>>)> {
     let mut metrics = BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').expect("a name and a type");
-        let sample =
-            Regex::new(&format!(r"(?m)^{name}(?:_total|_bucket|_count|_sum)?(?:\{{(.*)\}})? ")).expect("a regex");
-        let labels = Regex::new(r#"(\w+)=""#).expect("a regex");
-        let samples: Vec<&str> =
-            sample.captures_iter(text).map(|found| found.get(1).map_or("", |all| all.as_str())).collect();
-        let labels = samples.iter().flat_map(|all| labels.captures_iter(all).map(|label| label[1].to_owned()));
-        let labels: BTreeSet<String> = labels.filter(|label| label != "le").collect();
+        let suffixes = ["", "_total", "_bucket", "_count", "_sum"];
+        let of_it = |sample: &&str| {
+            let end = sample.find(['{', ' ']).unwrap_or(sample.len());
+            suffixes.iter().any(|suffix| sample[..end].strip_prefix(name) == Some(suffix))
+        };
+        let samples: Vec<&str> = text.lines().filter(of_it).collect();
+        let mut labels = found(r#"[{,](\w+)=""#, &samples.join("\n"));
+        labels.remove("le");
         metrics.insert(name.to_owned(), (kind.to_owned(), (!samples.is_empty()).then_some(labels)));
     }
     metrics
