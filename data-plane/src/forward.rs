@@ -33,7 +33,10 @@ impl TrustedProxies {
         } else {
             bits.parse().ok().filter(|&bits| bits <= most).ok_or_else(|| format!("{text:?} has a bad prefix length"))?
         };
-        Ok((address, bits))
+        Ok(match address.to_canonical() {
+            v4 @ IpAddr::V4(_) if address.is_ipv6() && bits >= 96 => (v4, bits - 96),
+            _ => (address, bits),
+        })
     }
 
     /// All of these.
@@ -110,7 +113,11 @@ impl Forwarded {
         if let Some(host) = fields.get("x-forwarded-host") {
             self.host.extend_from_slice(host);
         }
-        self.client = Some(right_most_untrusted(&self.chain, trusted).unwrap_or(peer));
+        let client = match self.chain.is_empty() {
+            false => right_most_untrusted(&self.chain, bare_address, trusted),
+            true => right_most_untrusted(&self.elements, element_address, trusted),
+        };
+        self.client = Some(client.unwrap_or(peer));
     }
 }
 
@@ -122,10 +129,14 @@ fn join(list: &mut Vec<u8>, value: &[u8]) {
 }
 
 /// Walks the chain from the nearest hop; a hop that is no address ends the trust.
-fn right_most_untrusted(chain: &[u8], trusted: &TrustedProxies) -> Option<IpAddr> {
+fn right_most_untrusted(
+    chain: &[u8],
+    address: impl Fn(&str) -> Option<IpAddr>,
+    trusted: &TrustedProxies,
+) -> Option<IpAddr> {
     let mut client = None;
-    for entry in chain.rsplit(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-        let Some(address) = std::str::from_utf8(entry).ok().and_then(|entry| entry.parse::<IpAddr>().ok()) else {
+    for entry in chain.rsplit(|&byte| byte == b',') {
+        let Some(address) = std::str::from_utf8(entry).ok().and_then(|entry| address(entry.trim())) else {
             break;
         };
         client = Some(address);
@@ -134,6 +145,24 @@ fn right_most_untrusted(chain: &[u8], trusted: &TrustedProxies) -> Option<IpAddr
         }
     }
     client
+}
+
+/// The address of an entry of X-Forwarded-For; some proxies write the port beside it.
+fn bare_address(entry: &str) -> Option<IpAddr> {
+    let bracketed = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(inside, _)| inside);
+    let address = match (bracketed, entry.split_once(':')) {
+        (Some(inside), _) => inside,
+        (None, Some((address, port))) if !port.contains(':') => address,
+        _ => entry,
+    };
+    address.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
+
+/// The address of an element of Forwarded: `for="[2001:db8::1]:4711";proto=https` (RFC 7239 section 4).
+fn element_address(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    bare_address(node.trim_matches('"'))
 }
 
 /// What becomes of a field at this hop.

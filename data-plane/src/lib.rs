@@ -7,6 +7,7 @@ pub mod admin;
 pub mod app;
 pub mod canonical;
 mod client;
+mod date;
 pub mod disk;
 pub mod error;
 pub mod fields;

@@ -107,7 +107,7 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
             if half_sent || error == ProxyError::ClientGone {
                 After::Abort
             } else {
-                reply::error(&mut x, &mut upload, &mut record, error).await
+                reply::error(&mut x, &mut upload, &mut record, rule.as_deref(), error).await
             }
         }
     };
@@ -124,7 +124,7 @@ pub async fn refuse(mut x: Exchange<'_, '_>, error: ProxyError) -> After {
     x.request.method.clear();
     *x.target = Target::default();
     x.forwarded.client = Some(x.client.peer.address);
-    let after = reply::error(&mut x, &mut Upload::new(Framing::Empty, 0), &mut record, error).await;
+    let after = reply::error(&mut x, &mut Upload::new(Framing::Empty, 0), &mut record, None, error).await;
     record.end(&x, None);
     if after == After::KeepAlive { After::Close } else { after }
 }
@@ -172,7 +172,7 @@ async fn handle(
     // Plugins see end-to-end fields only; the first to answer ends the request here.
     for plugin in rule.plugins.iter().chain(&chosen.plugins) {
         if let Flow::Respond(answer) = plugin.on_request(&mut x.request.fields) {
-            return Ok(reply::local(x, upload, record, &answer).await);
+            return Ok(reply::local(x, upload, record, Some(rule), answer).await);
         }
     }
 

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use crate::{
+    date::DateCache,
     forward::{Forwarded, TrustedProxies},
     health::Health,
     http1::head::{RequestHead, ResponseHead},
@@ -78,6 +79,8 @@ pub struct Worker {
     pub upstreams: Upstreams,
     /// The access log, if it is on.
     pub log: Option<AccessLog>,
+    /// The time for answers.
+    pub date: DateCache,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
@@ -157,6 +160,7 @@ impl Worker {
             overflow,
             upstreams: Upstreams::default(),
             log,
+            date: DateCache::default(),
             series: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),

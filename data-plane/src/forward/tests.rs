@@ -53,6 +53,33 @@ fn only_a_trusted_peer_is_believed() {
 }
 
 #[test]
+fn the_client_is_found_in_every_spelling_of_its_address() {
+    let trusted = TrustedProxies::new(vec![TrustedProxies::parse_one("10.0.0.0/8").expect("parses")]);
+    let client = |name: &str, value: &str| {
+        let mut forwarded = Forwarded::default();
+        forwarded.read(&fields(&[(name, value)]), "10.0.0.1".parse().expect("an address"), &trusted);
+        forwarded.client.expect("is known").to_string()
+    };
+    for (name, value, expected) in [
+        ("X-Forwarded-For", "203.0.113.9:4711", "203.0.113.9"),
+        ("X-Forwarded-For", "203.0.113.9:4711, 10.2.2.2:80", "203.0.113.9"),
+        ("X-Forwarded-For", "2001:db8::1", "2001:db8::1"),
+        ("X-Forwarded-For", "[2001:db8::1]:443", "2001:db8::1"),
+        ("X-Forwarded-For", "::ffff:203.0.113.9", "203.0.113.9"),
+        ("X-Forwarded-For", "6.6.6.6, unknown", "10.0.0.1"),
+        ("Forwarded", "for=203.0.113.9;proto=https", "203.0.113.9"),
+        ("Forwarded", "proto=http; For=\"203.0.113.9:4711\", for=10.3.3.3", "203.0.113.9"),
+        ("Forwarded", "for=\"[2001:db8::1]:4711\"", "2001:db8::1"),
+        // An element that does not end cannot hide the one that the proxy adds.
+        ("Forwarded", "for=\"6.6.6.6, for=203.0.113.9", "203.0.113.9"),
+        ("Forwarded", "for=_hidden", "10.0.0.1"),
+        ("Forwarded", "proto=https", "10.0.0.1"),
+    ] {
+        assert_eq!(client(name, value), expected, "{name}: {value}");
+    }
+}
+
+#[test]
 fn a_long_chain_is_cut_to_its_nearest_entries() {
     let chain = (0..1000).map(|i| format!("192.0.2.{}", i % 250)).collect::<Vec<_>>().join(", ");
     let told = fields(&[("X-Forwarded-For", &chain)]);
@@ -70,6 +97,7 @@ fn cidr_blocks_hold_what_they_should() {
     assert!(holds("0.0.0.0/0", "255.1.2.3"));
     assert!(holds("10.1.0.0/16", "10.1.255.255") && !holds("10.1.0.0/16", "10.2.0.0"));
     assert!(holds("127.0.0.1", "::ffff:127.0.0.1"));
+    assert!(holds("::ffff:10.0.0.0/104", "10.9.9.9") && !holds("::ffff:10.0.0.0/104", "11.0.0.1"));
     assert!(holds("fd00::/8", "fd12::1") && !holds("fd00::/8", "fe80::1"));
     for bad in ["10.0.0.0/33", "x", "10.0.0.1/", "1/2/3"] {
         assert!(TrustedProxies::parse_one(bad).is_err() || bad == "10.0.0.1/", "{bad}");

@@ -192,6 +192,10 @@ impl Downlink<'_, '_, '_> {
             write::field(out, name, value);
         }
         let now = Instant::now();
+        // Who passes an answer on without a date gives it one (RFC 9110 section 6.6.1).
+        if self.response.fields.get("date").is_none() {
+            self.worker.date.write_field(out, now);
+        }
         if self.worker.shared.policy.debug_headers {
             write::field(out, "X-RustyGate-Backend", self.plan.chosen.backend.name.as_bytes());
             out.extend_from_slice(b"X-RustyGate-Duration-ms: ");

@@ -1,10 +1,10 @@
 //! Answers that the gateway makes by itself, and what they leave of the request's body.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{After, Exchange, Record, uplink::Upload};
+use super::{After, Exchange, Record, response_plugins, uplink::Upload};
 use crate::{
     client::Client,
     error::ProxyError,
@@ -12,6 +12,7 @@ use crate::{
     forward::Reply,
     http1::{Framing, body::Piece, write},
     plugin::LocalResponse,
+    snapshot::Rule,
 };
 
 /// The most of a body that is read and thrown away to keep a connection.
@@ -21,7 +22,13 @@ const DRAIN_BYTES_MAX: u64 = 64 << 10;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Answers with an error.
-pub async fn error(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut Record, error: ProxyError) -> After {
+pub async fn error(
+    x: &mut Exchange<'_, '_>,
+    upload: &mut Upload,
+    record: &mut Record,
+    rule: Option<&Rule>,
+    error: ProxyError,
+) -> After {
     let mut fields = Fields::new();
     fields.append("Content-Type", b"application/json");
     if error == ProxyError::MethodNotAllowed {
@@ -40,16 +47,22 @@ pub async fn error(x: &mut Exchange<'_, '_>, upload: &mut Upload, record: &mut R
         x.request.connection.close = true;
     }
     let answer = LocalResponse { status: error.status(), fields, body: error.body().into() };
-    local(x, upload, record, &answer).await
+    local(x, upload, record, rule, answer).await
 }
 
-/// Answers without an upstream.
+/// Answers without an upstream. The plugins of what matched see this answer like any other.
 pub async fn local(
     x: &mut Exchange<'_, '_>,
     upload: &mut Upload,
     record: &mut Record,
-    answer: &LocalResponse,
+    rule: Option<&Rule>,
+    mut answer: LocalResponse,
 ) -> After {
+    if let Some((rule, index)) = rule.zip(record.backend) {
+        for plugin in response_plugins(rule, &rule.backends[index]) {
+            plugin.on_response(&mut answer.fields);
+        }
+    }
     let head_only = x.request.method == "HEAD";
     let bodyless = answer.status == 204 || answer.status == 304;
     let framing = match answer.body.len() {
@@ -65,7 +78,7 @@ pub async fn local(
     let out = &mut *x.client.output.buffer;
     out.clear();
     write::status_line(out, answer.status);
-    write::field(out, "Date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+    x.worker.date.write_field(out, Instant::now());
     for (name, value) in answer.fields.iter() {
         write::field(out, name, value);
     }

@@ -3,6 +3,7 @@
 //! One binary, because it is linked once. Each file is about one thing that a user does; [`harness`] starts the gateway
 //! that they do it with.
 
+mod answers;
 mod apply;
 mod dev;
 mod docs;
