@@ -257,7 +257,7 @@ impl Member {
         let recent = self.replacements.iter().filter(|at| at.elapsed() < REPLACEMENTS_WINDOW).count();
         if recent >= REPLACEMENTS_MAX {
             proxy.faults.push(wire::Fault {
-                code: "RG0302".into(),
+                code: "RG0403".into(),
                 message: format!(
                     "more than one proxy uses the node id {:?}: each closes the other's stream ({recent} times in the \
                      last minute)",

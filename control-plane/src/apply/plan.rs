@@ -158,7 +158,7 @@ fn upsert(
         if let Some(before) = before.filter(|before| before.owner != owner) {
             let message = format!("belongs to owner {:?}, not {owner:?}", before.owner);
             let hint = format!("apply it with --owner {}, or delete it first", before.owner);
-            faults.push(fault("RG0213", kind, &name, &message, &hint));
+            faults.push(fault("RG0401", kind, &name, &message, &hint));
             continue;
         }
         let hash = ContentHash::of(kind, &name, &body);
@@ -189,7 +189,7 @@ fn delete(set: &Set, keys: Vec<wire::ResourceKey>) -> Result<Differences, Vec<wi
             Some(stored) => note(&mut differences, stored.kind, stored.name.clone(), Some(stored), None),
             None => {
                 let message = format!("there is no {} named {:?}", key.kind().noun(), key.name);
-                faults.push(fault("RG0214", key.kind(), &key.name, &message, "list what there is with gatectl get"));
+                faults.push(fault("RG0402", key.kind(), &key.name, &message, "list what there is with gatectl get"));
             }
         }
     }
