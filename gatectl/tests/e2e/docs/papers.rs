@@ -1,6 +1,10 @@
 //! What is known without running anything.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use regex::Regex;
 use rustygate_control_plane::manifest;
@@ -186,4 +190,39 @@ fn every_dependency_says_why() {
     let section = manifest.split("[workspace.dependencies]").nth(1).and_then(|rest| rest.split("\n[").next());
     let crates = found(r"(?m)^([\w-]+) = [^\n]*\d", section.expect("dependencies"));
     assert_eq!(names(&read("dependencies.md"), "Why each dependency"), crates);
+}
+
+#[test]
+fn every_module_of_the_planes_is_on_the_map() {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the paper");
+    for plane in ["control-plane", "data-plane"] {
+        let lib = fs::read_to_string(root().join(plane).join("src/lib.rs")).expect("the source");
+        for module in found(r"(?m)^(?:pub )?mod (\w+);", &lib) {
+            assert!(map.contains(&format!("`{module}`")), "{plane}: {module}");
+        }
+    }
+}
+
+/// Every line of the sources of both planes.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(path).expect("text"));
+        }
+    }
+}
+
+#[test]
+fn every_code_of_a_fault_is_documented() {
+    let mut text = String::new();
+    for plane in ["control-plane/src", "data-plane/src"] {
+        sources(&root().join(plane), &mut text);
+    }
+    let document = read("faults.md");
+    let headings = ["The text", "The meaning", "A proxy", "The control plane"];
+    let documented: BTreeSet<String> = headings.iter().flat_map(|heading| names(&document, heading)).collect();
+    assert_eq!(documented, found(r#""(RG\d{4})""#, &text));
 }
