@@ -3,6 +3,7 @@
 //!
 //! The reference of flags is made from the flags themselves; its test is in gatectl/src/docs.rs.
 
+mod house;
 mod papers;
 mod running;
 
@@ -47,4 +48,16 @@ fn names(document: &str, heading: &str) -> BTreeSet<String> {
 /// What a regex finds, its first group.
 fn found(pattern: &str, text: &str) -> BTreeSet<String> {
     Regex::new(pattern).expect("a regex").captures_iter(text).map(|captures| captures[1].to_owned()).collect()
+}
+
+/// The code of a file, or of every file of a folder; without comments, and without files of tests.
+fn sources(path: &Path) -> String {
+    if path.is_dir() {
+        return fs::read_dir(path).expect("a folder").map(|entry| sources(&entry.expect("an entry").path())).collect();
+    }
+    if path.extension().is_none_or(|extension| extension != "rs") || path.ends_with("tests.rs") {
+        return String::new();
+    }
+    let text = fs::read_to_string(path).expect("text");
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
 }

@@ -1,10 +1,6 @@
 //! What is known without running anything.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use regex::Regex;
 use rustygate_control_plane::manifest;
@@ -16,7 +12,7 @@ use rustygate_data_plane::{
 };
 use rustygate_proto::v1 as wire;
 
-use super::{found, names, read, root, rows};
+use super::{found, names, read, root, rows, sources};
 use crate::harness::gatectl;
 
 /// A field that nothing has, in each kind of mapping: the hint of the fault names those that it has.
@@ -203,24 +199,9 @@ fn every_module_of_the_planes_is_on_the_map() {
     }
 }
 
-/// Every line of the sources of both planes.
-fn sources(folder: &Path, text: &mut String) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            sources(&path, text);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text.push_str(&fs::read_to_string(path).expect("text"));
-        }
-    }
-}
-
 #[test]
 fn every_code_of_a_fault_is_documented() {
-    let mut text = String::new();
-    for plane in ["control-plane/src", "data-plane/src"] {
-        sources(&root().join(plane), &mut text);
-    }
+    let text: String = ["control-plane/src", "data-plane/src"].map(|plane| sources(&root().join(plane))).concat();
     let document = read("faults.md");
     let headings = ["The text", "The meaning", "A proxy", "The control plane"];
     let documented: BTreeSet<String> = headings.iter().flat_map(|heading| names(&document, heading)).collect();
