@@ -6,6 +6,7 @@
 mod answers;
 mod apply;
 mod dev;
+mod docs;
 mod drain;
 mod examples;
 mod harness;
