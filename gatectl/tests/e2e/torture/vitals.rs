@@ -10,8 +10,8 @@ use crate::harness::{Child, Client, DEADLINE};
 /// From this on a run is long enough for a heap to have found its size.
 const LONG: Duration = Duration::from_secs(60);
 
-/// In a short run the warm-up is seconds, and the heap still settles after it, by a megabyte or so. Snapshots that are
-/// kept cost several in that time.
+/// In a short run the warm-up is seconds, and the heap still settles after it, by a megabyte or so. That finds what leaks
+/// with every request; what leaks with every apply takes a long run, or the test of ten thousand pushes.
 const SHORT_SLACK_KIB: u64 = 1 << 10;
 
 /// The pool for blocking work keeps threads for a while: about as many as there was such work at a time.
