@@ -41,6 +41,9 @@ use crate::{
 /// How long the last write of the snapshot to disk may take on shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long what the background is in the middle of may take when a data plane is dropped.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How often a shutdown looks whether the connections have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -249,7 +252,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.threads.stop();
         if let Some(background) = self.background.take() {
-            background.shutdown_background();
+            // In a thread, since a runtime cannot be waited for inside another. A write to disk that is under way ends
+            // first: afterwards nobody holds the data folder.
+            let _ = thread::spawn(move || background.shutdown_timeout(BACKGROUND_TIMEOUT)).join();
         }
         if let Some(writer) = self.log_writer.take() {
             // The workers are gone, and with them every sender to the writer but for those it has yet to read.
