@@ -8,6 +8,7 @@ mod apply;
 mod dev;
 mod examples;
 mod harness;
+mod http1;
 mod inspect;
 mod quick_start;
 mod restart;
