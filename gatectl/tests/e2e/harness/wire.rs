@@ -33,8 +33,7 @@ impl Wire {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(SMALL_BUFFER).expect("a socket option");
         socket.set_send_buffer_size(SMALL_BUFFER).expect("a socket option");
-        let stream = within("a connection", socket.connect(addr)).await.expect("connects");
-        Self::over(stream)
+        Self::over(within("a connection", socket.connect(addr)).await.expect("connects"))
     }
 
     fn over(stream: TcpStream) -> Self {
@@ -91,6 +90,17 @@ impl Wire {
         self.buffer.drain(..bytes).collect()
     }
 
+    /// Reads so many bytes and throws them away.
+    pub async fn skip(&mut self, bytes: usize) {
+        let mut rest = bytes - self.buffer.len().min(bytes);
+        self.buffer.clear();
+        while rest > 0 {
+            self.more().await.expect("bytes");
+            rest = rest.saturating_sub(self.buffer.len());
+            self.buffer.clear();
+        }
+    }
+
     /// Reads to the end; what came stays in the buffer.
     pub async fn end(&mut self) -> End {
         loop {
@@ -117,7 +127,8 @@ impl Wire {
     }
 
     async fn more(&mut self) -> Result<(), End> {
-        let mut part = [0; 16 << 10];
+        // Not in the future, which is copied into those that wait for it.
+        let mut part = vec![0; 16 << 10];
         match within("a byte or an end", self.stream.read(&mut part)).await {
             Ok(0) => Err(End::Closed),
             Ok(length) => {
