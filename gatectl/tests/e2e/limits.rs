@@ -222,8 +222,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 async fn exchange(request: &str, test: impl AsyncFnOnce(Wire, Wire)) {
     let upstream = Upstream::start().await;
     let timeouts = "{total: 400ms, idle: 1200ms}";
-    let manifest =
-        format!("routes: [{{name: all, path: /, backend: \"{}\", timeouts: {timeouts}}}]", upstream.url());
+    let manifest = format!("routes: [{{name: all, path: /, backend: \"{}\", timeouts: {timeouts}}}]", upstream.url());
     with_gateway(&manifest, async |gateway| {
         let mut client = Wire::connect(gateway.proxy_addr()).await;
         client.send(request).await;
