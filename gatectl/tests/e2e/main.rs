@@ -17,4 +17,5 @@ mod quick_start;
 mod restart;
 mod retries;
 mod streams;
+mod telemetry;
 mod wait;
