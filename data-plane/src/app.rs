@@ -98,7 +98,8 @@ pub struct Running {
     drain_timeout: Duration,
 }
 
-/// Runs a data plane until SIGTERM or SIGINT, then lets it drain.
+/// Runs a data plane until SIGTERM or SIGINT, then lets it drain. Another of these signals ends the drain at once; the
+/// snapshot is written to disk all the same.
 ///
 /// # Errors
 /// [`StartError`], each with the setting that is at fault.
@@ -112,7 +113,13 @@ pub async fn run(settings: Settings, log: Option<&Log>) -> Result<(), StartError
         _ = interrupt.recv() => {}
     }
     tracing::info!("draining");
-    running.shutdown().await;
+    let hurry = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    running.shutdown_or(hurry).await;
     Ok(())
 }
 
@@ -203,7 +210,23 @@ impl Running {
 
     /// Ends it in order: not ready any more; then, after the drain delay, accept no more and let connections end, at
     /// most for the drain timeout; then write the snapshot to disk.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(self) {
+        self.shutdown_or(std::future::pending()).await;
+    }
+
+    /// The same, but waits for connections no longer once `hurry` is over.
+    pub async fn shutdown_or(mut self, hurry: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.drain() => {}
+            () = hurry => tracing::warn!("told to hurry; closing what is still open"),
+        }
+        self.stopping.send_replace(true);
+        if let Some(syncing) = self.syncing.take() {
+            let _ = timeout(FLUSH_TIMEOUT, syncing).await;
+        }
+    }
+
+    async fn drain(&self) {
         self.draining.send_replace(true);
         sleep(self.drain_delay).await;
         self.publisher.drain().await;
@@ -211,17 +234,13 @@ impl Running {
         loop {
             let open = self.threads.connection_count().await;
             if open == 0 {
-                break;
+                return;
             }
             if Instant::now() >= deadline {
                 tracing::warn!(connections = open, "the drain timeout is over; closing what is still open");
-                break;
+                return;
             }
             sleep(DRAIN_POLL).await;
-        }
-        self.stopping.send_replace(true);
-        if let Some(syncing) = self.syncing.take() {
-            let _ = timeout(FLUSH_TIMEOUT, syncing).await;
         }
     }
 }

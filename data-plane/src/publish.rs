@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use rustygate_proto::v1 as wire;
@@ -26,6 +29,8 @@ pub struct Publisher {
     threads: Arc<Threads>,
     /// By the address as configured. Locked for the whole of a publication: they come one after another.
     bound: Mutex<BTreeMap<SocketAddr, Bound>>,
+    /// Set under the lock of `bound`, for good: there are no listeners any more, and there will be none.
+    draining: AtomicBool,
     /// What [`Publisher::listeners`] tells.
     addresses: RwLock<Vec<(String, SocketAddr)>>,
 }
@@ -43,7 +48,14 @@ impl Publisher {
     /// Publishes into `cell`, for these workers; listens on `default_listen` while a snapshot has no listeners.
     #[must_use]
     pub fn new(cell: Arc<SnapshotCell>, default_listen: SocketAddr, threads: Arc<Threads>) -> Self {
-        Self { cell, default_listen, threads, bound: Mutex::default(), addresses: RwLock::default() }
+        Self {
+            cell,
+            default_listen,
+            threads,
+            bound: Mutex::default(),
+            draining: AtomicBool::new(false),
+            addresses: RwLock::default(),
+        }
     }
 
     /// Publishes for no workers.
@@ -116,13 +128,18 @@ impl Publisher {
         Ok(())
     }
 
-    /// Accepts no more, and lets connections end.
+    /// Accepts no more, whatever is published from now on, and lets connections end.
     pub async fn drain(&self) {
-        let _publication = self.bound.lock().await;
+        let mut bound = self.bound.lock().await;
+        self.draining.store(true, Relaxed);
+        bound.clear();
         self.threads.drain();
     }
 
     fn wanted(&self, snapshot: &Snapshot) -> Vec<(Arc<str>, SocketAddr)> {
+        if self.draining.load(Relaxed) {
+            return Vec::new();
+        }
         if snapshot.listeners.is_empty() {
             return vec![(DEFAULT_LISTENER.into(), self.default_listen)];
         }
@@ -141,3 +158,6 @@ fn cannot_bind(name: &str, address: SocketAddr, error: &std::io::Error) -> wire:
         location: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

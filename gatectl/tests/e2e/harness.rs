@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use self::{
     child::{Child, free_port},
     gateway::{Bearer, Builder, Gateway},
-    http::{Client, Head, Response, header, raw},
+    http::{Client, Head, Response, dechunk, header, raw},
     process::{Dev, Output, Process, gatectl, masked},
     wire::{End, Upstream, Wire},
     witness::{Reply, Seen, Witness, answer},

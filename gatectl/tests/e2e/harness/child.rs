@@ -63,6 +63,12 @@ impl Child {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// How many entries one of its folders in /proc has: "fd" for open files, "task" for threads.
+    pub fn count(&self, what: &str) -> usize {
+        let folder = format!("/proc/{}/{what}", self.process.id());
+        std::fs::read_dir(folder).expect("a running process").count()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).expect("a log")

@@ -67,6 +67,11 @@ impl Client {
         Self { stream, host: addr.to_string(), buffer: Vec::new() }
     }
 
+    /// A client on a connection that is open.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream, host: "localhost".to_owned(), buffer: Vec::new() }
+    }
+
     /// Requests name this host from now on.
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);

@@ -1,0 +1,147 @@
+//! Invariants of the design that a user can see from outside; the others have their tests beside the code.
+
+use std::{collections::BTreeSet, net::TcpListener};
+
+use rustygate_proto::v1::{self as wire, wait_response::Outcome};
+
+use crate::harness::{Client, Gateway, Reply, Witness, answer, free_port, with_gateway, within};
+
+/// What the fleet says of the only proxy, and of the revision.
+async fn waited(gateway: &Gateway, revision: u64) -> (Outcome, wire::Proxy) {
+    let wait = wire::WaitRequest { revision, timeout_ms: 10_000 };
+    let response = within("wait", async { gateway.fleet().await.wait(wait).await }).await;
+    let mut response = response.expect("the control plane answers").into_inner();
+    (response.outcome(), response.proxies.pop().expect("a proxy"))
+}
+
+#[tokio::test]
+async fn a_revision_that_a_proxy_cannot_serve_is_refused_whole_with_every_fault() {
+    let (old, new) = (Witness::saying("old").await, Witness::saying("new").await);
+    let route = |upstream: &Witness| format!("routes: [{{name: all, path: /, backend: \"{}\"}}]\n", upstream.url());
+    with_gateway(&route(&old), async |gateway| {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        let before = gateway.listeners(0).await;
+        // Valid in itself, but these ports are taken where the proxy runs.
+        let taken: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("binds")).collect();
+        let free = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut yaml = format!("{}listeners:\n- {{name: free, address: \"{free}\"}}\n", route(&new));
+        for (name, listener) in ["first", "second"].iter().zip(&taken) {
+            let address = listener.local_addr().expect("an address");
+            yaml.push_str(&format!("- {{name: {name}, address: \"{address}\"}}\n"));
+        }
+        let refused = gateway.try_apply(&yaml).await.expect("the control plane takes it");
+        let (outcome, proxy) = waited(gateway, refused).await;
+        assert_eq!(outcome, Outcome::Refused);
+        let named: BTreeSet<_> = proxy.faults.iter().map(|fault| (fault.name.as_str(), fault.field.as_str())).collect();
+        assert_eq!(named, BTreeSet::from([("first", "address"), ("second", "address")]), "{:?}", proxy.faults);
+        assert_eq!(proxy.revision, refused - 1);
+
+        assert_eq!(client.get("/").await.text(), "old", "nothing of it is served");
+        assert_eq!(gateway.listeners(0).await, before);
+        assert!(tokio::net::TcpStream::connect(free).await.is_err(), "not even the listener that could be");
+
+        // The next revision is built on the old one, and is served.
+        drop(taken);
+        let mended = gateway.try_apply(&format!("{}plugins: []\n", route(&new).replace("/,", "/new,"))).await;
+        gateway.served(mended.expect("valid")).await;
+        let mut client = Client::connect(free).await;
+        assert_eq!(client.get("/new").await.text(), "new");
+    })
+    .await;
+}
+
+/// A gateway whose round robin shows: each answer names the server and the connection that it came from.
+async fn named(name: &'static str) -> Witness {
+    Witness::start(move |seen| Reply::Send(answer(format!("{name} over {}", seen.connection)))).await
+}
+
+#[tokio::test]
+async fn a_push_leaves_the_turns_and_the_connections_of_what_it_does_not_change() {
+    let (one, two) = (named("one").await, named("two").await);
+    let yaml = |others: &str| {
+        format!(
+            "backends: [{{name: pair, endpoints: [{{url: \"{}\"}}, {{url: \"{}\"}}]}}]\n\
+             routes:\n- {{name: pair, path: /, backend: pair}}\n{others}",
+            one.url(),
+            two.url()
+        )
+    };
+    with_gateway(&yaml(""), async |gateway| {
+        // One connection, so one worker, whose turns and pools these are.
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        let first = [client.get("/").await.text(), client.get("/").await.text()];
+        assert_ne!(first[0], first[1], "they take turns");
+        for push in 0..10 {
+            let other = format!("- {{name: other, path: /other/{push}, backend: \"http://127.0.0.1:1\"}}\n");
+            gateway.apply(&yaml(&other)).await;
+            assert_eq!(client.get("/").await.text(), first[push % 2], "after push {push}");
+        }
+        assert_eq!((one.connections().len(), two.connections().len()), (1, 1), "the connections are used on");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_push_leaves_the_retry_budget_of_what_it_does_not_change() {
+    let failing =
+        Witness::start(|_| Reply::Send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec()))
+            .await;
+    let yaml = |other: usize| {
+        format!(
+            "routes:\n- {{name: all, path: /, backend: \"{}\", retry: {{attempts: 1, on: [503]}}}}\n\
+             - {{name: other, path: /other/{other}, backend: \"http://127.0.0.1:1\"}}\n",
+            failing.url()
+        )
+    };
+    with_gateway(&yaml(0), async |gateway| {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        for push in 1..=5 {
+            for _ in 0..10 {
+                assert_eq!(client.get("/").await.status, 503);
+            }
+            gateway.apply(&yaml(push)).await;
+        }
+        // Ten retries that a new budget has, and one for every five requests; a reset would give ten for each push.
+        let tries = failing.requests().len();
+        assert!((60..=71).contains(&tries), "{tries} tries for 50 requests");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_push_leaves_what_checks_know_of_what_it_does_not_change() {
+    let up = Witness::saying("up").await;
+    // Checks fail, requests would not.
+    let down = Witness::start(|seen| match seen.line().contains("/health") {
+        true => Reply::Send(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        false => Reply::Send(answer("down")),
+    })
+    .await;
+    let yaml = |other: usize| {
+        format!(
+            "backends:\n- name: pair\n  endpoints: [{{url: \"{}\"}}, {{url: \"{}\"}}]\n  \
+             health_check: {{path: /health, interval: 100ms, unhealthy_threshold: 1}}\n\
+             routes:\n- {{name: pair, path: /, backend: pair}}\n\
+             - {{name: other, path: /other/{other}, backend: \"http://127.0.0.1:1\"}}\n",
+            up.url(),
+            down.url()
+        )
+    };
+    with_gateway(&yaml(0), async |gateway| {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        let noticed = async {
+            let mut in_a_row = 0;
+            while in_a_row < 4 {
+                in_a_row = if client.get("/").await.text() == "up" { in_a_row + 1 } else { 0 };
+            }
+        };
+        within("a check that fails", noticed).await;
+        for push in 1..=20 {
+            gateway.apply(&yaml(push)).await;
+            for _ in 0..4 {
+                assert_eq!(client.get("/").await.text(), "up", "after push {push}");
+            }
+        }
+    })
+    .await;
+}
