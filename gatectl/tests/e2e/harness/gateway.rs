@@ -63,6 +63,7 @@ pub struct Builder {
     manifest: Option<String>,
     proxies: usize,
     secure: bool,
+    adjust: fn(&mut data_plane::settings::Settings),
 }
 
 impl Builder {
@@ -85,6 +86,12 @@ impl Builder {
         self
     }
 
+    /// Changes the settings that each proxy starts with.
+    pub fn proxy_settings(mut self, adjust: fn(&mut data_plane::settings::Settings)) -> Self {
+        self.adjust = adjust;
+        self
+    }
+
     /// Starts it; returns when every proxy serves the manifest.
     pub async fn start(self) -> Gateway {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -94,8 +101,14 @@ impl Builder {
             http_listen: FREE_PORT,
             ..defaults()
         };
-        let mut gateway =
-            Gateway { folder, control_plane_settings, admin_token: None, control_plane: None, proxies: Vec::new() };
+        let mut gateway = Gateway {
+            folder,
+            control_plane_settings,
+            admin_token: None,
+            control_plane: None,
+            proxies: Vec::new(),
+            adjust: self.adjust,
+        };
         if self.secure {
             gateway.secure().await;
         }
@@ -117,6 +130,7 @@ pub struct Gateway {
     admin_token: Option<String>,
     control_plane: Option<ControlPlane>,
     proxies: Vec<Member>,
+    adjust: fn(&mut data_plane::settings::Settings),
 }
 
 struct Member {
@@ -128,7 +142,7 @@ struct Member {
 impl Gateway {
     /// One proxy, no manifest.
     pub fn builder() -> Builder {
-        Builder { manifest: None, proxies: 1, secure: false }
+        Builder { manifest: None, proxies: 1, secure: false, adjust: |_| {} }
     }
 
     /// A folder for files of the test; gatectl runs in it.
@@ -270,7 +284,7 @@ impl Gateway {
 
     /// Starts one more proxy, and returns when it serves.
     pub async fn add_proxy(&mut self, index: usize) {
-        let settings = data_plane::settings::Settings {
+        let mut settings = data_plane::settings::Settings {
             control_plane: self.control_plane_url(),
             token_file: self.is_secure().then(|| self.folder().join("proxy.token")),
             control_plane_ca: self.is_secure().then(|| self.folder().join(CERTIFICATE)),
@@ -282,6 +296,7 @@ impl Gateway {
             access_log: data_plane::settings::AccessLogTarget::Off,
             ..defaults()
         };
+        (self.adjust)(&mut settings);
         self.proxies.push(Member { settings, proxy: None, listeners: Vec::new() });
         self.start_proxy(self.proxies.len() - 1).await;
     }
