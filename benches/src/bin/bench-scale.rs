@@ -87,6 +87,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
         proxy_core: options.proxy_core,
         load_cores: options.load_cores,
     };
+    // Before this process is pinned to some of its cores.
+    let machine = Machine::here();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     // When a signal ends the run, dropping it stops every process that it started.
     let results = tokio::select! {
@@ -94,6 +96,6 @@ async fn run(options: Run) -> anyhow::Result<()> {
         _ = interrupt.recv() => bail!("interrupted"),
         _ = terminate.recv() => bail!("told to stop"),
     };
-    print!("{}", results.render(&Machine::here(), options.markdown));
+    print!("{}", results.render(&machine, options.markdown));
     Ok(())
 }
