@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustygate_data_plane::snapshot::Snapshot;
-use rustygate_proto::v1 as wire;
+use rustygate_proto::{checksum::Checksum, v1 as wire};
 use tokio::sync::Mutex;
 
 pub use self::plan::{Content, Difference, Intent, NAME_BYTES_MAX, RESOURCES_MAX, plan};
@@ -22,6 +22,7 @@ use crate::{
     snapshot::{Encoded, Stored},
     store::{Commit, Loaded, Store, StoreError},
     telemetry::{ApplyOutcome, Metrics},
+    validate,
 };
 
 const AUTHOR_BYTES_MAX: usize = 256;
@@ -135,20 +136,21 @@ impl Applier {
         options: Options,
     ) -> Result<wire::ApplyResponse, ApplyError> {
         check_len("documents", request.documents.len(), DOCUMENTS_MAX)?;
-        let documents = request.documents;
-        let parsed = match blocking(move || manifest::parse(&documents)).await? {
-            Ok(parsed) => parsed,
-            Err(faults) => {
-                self.metrics.applied(ApplyOutcome::Refused);
-                return Ok(refused(self.publisher.revision(), faults));
-            }
-        };
+        let wire::ApplyRequest { documents, owner, prune, .. } = request;
+        let mut parsed = blocking(move || manifest::parse(&documents)).await?;
         let resources = parsed.resources.clone();
-        let mut response = self.apply_resources(resources, request.owner, request.prune, options).await?;
-        for fault in &mut response.faults {
-            parsed.locate(fault);
+        if parsed.faults.is_empty() {
+            let mut response = self.apply_resources(resources, owner, prune, options).await?;
+            response.faults = blocking(move || validate::merge(&mut parsed, response.faults)).await?;
+            return Ok(response);
         }
-        Ok(response)
+        // It is refused already; what else is wrong with it is told at once.
+        let owner = owner_of(owner)?;
+        let intent = Intent::Upsert { resources, owner, prune, kept: parsed.broken.clone() };
+        let found = self.prepare(intent, validate::stand_ins(&parsed.broken).collect()).await?.err();
+        let faults = blocking(move || validate::merge(&mut parsed, found.unwrap_or_default())).await?;
+        self.metrics.applied(ApplyOutcome::Refused);
+        Ok(refused(self.publisher.revision(), faults))
     }
 
     /// Upserts resources.
@@ -162,11 +164,10 @@ impl Applier {
         prune: bool,
         options: Options,
     ) -> Result<wire::ApplyResponse, ApplyError> {
-        check_len("owner", owner.len(), OWNER_BYTES_MAX)?;
-        let owner = if owner.is_empty() { DEFAULT_OWNER.to_owned() } else { owner };
+        let owner = owner_of(owner)?;
         let revision = wire::Revision { owner: owner.clone(), ..Default::default() };
         let turn = self.turn(&options).await?;
-        self.push(turn, Intent::Upsert { resources, owner, prune }, revision, options).await
+        self.push(turn, Intent::Upsert { resources, owner, prune, kept: Vec::new() }, revision, options).await
     }
 
     /// Removes resources.
@@ -221,15 +222,8 @@ impl Applier {
         options: Options,
     ) -> Result<wire::ApplyResponse, ApplyError> {
         let head = self.publisher.revision();
-        let (planned, checksum) = {
-            let head = self.publisher.head();
-            let planned = plan(&head.set, intent);
-            let checksum = planned.as_deref().map(|differences| plan::checksum_after(&head.set, differences));
-            let checksum = checksum.unwrap_or_default();
-            (planned, checksum)
-        };
-        let differences = match planned {
-            Ok(differences) => Arc::new(differences),
+        let Prepared { differences, checksum, changes, snapshot } = match self.prepare(intent, Vec::new()).await? {
+            Ok(prepared) => prepared,
             Err(faults) => {
                 self.metrics.applied(ApplyOutcome::Refused);
                 return Ok(refused(head, faults));
@@ -239,14 +233,6 @@ impl Applier {
             self.metrics.applied(ApplyOutcome::Unchanged);
             return Ok(wire::ApplyResponse { revision: head, ..Default::default() });
         }
-        let changes: Arc<Vec<_>> = Arc::new(differences.iter().map(Difference::change).collect());
-        let snapshot = match self.prove(head + 1, changes.clone()).await? {
-            Ok(snapshot) => Arc::new(snapshot),
-            Err(faults) => {
-                self.metrics.applied(ApplyOutcome::Refused);
-                return Ok(refused(head, faults));
-            }
-        };
         let diff = differences.iter().map(Difference::diff).collect();
         if options.dry_run {
             self.metrics.applied(ApplyOutcome::DryRun);
@@ -280,8 +266,31 @@ impl Applier {
         self.metrics.applied(ApplyOutcome::Changed);
         self.metrics.head_revision.set(revision.revision.cast_signed());
         let number = revision.revision;
-        self.publisher.publish(revision, snapshot, &changed, Arc::new(step));
+        self.publisher.publish(revision, Arc::new(snapshot), &changed, Arc::new(step));
         Ok(wire::ApplyResponse { revision: number, changed: true, diff, faults: Vec::new() })
+    }
+
+    /// Finds what the intent would change, and proves the result. `stand_ins` are compiled besides.
+    async fn prepare(
+        &self,
+        intent: Intent,
+        stand_ins: Vec<wire::Change>,
+    ) -> Result<Result<Prepared, Vec<wire::Fault>>, ApplyError> {
+        let (next, planned, checksum) = {
+            let head = self.publisher.head();
+            let planned = plan(&head.set, intent);
+            let checksum = planned.as_ref().map(|differences| plan::checksum_after(&head.set, differences));
+            let checksum = checksum.unwrap_or_default();
+            (head.revision.revision + 1, planned, checksum)
+        };
+        let differences = match planned {
+            Ok(differences) => differences,
+            Err(faults) => return Ok(Err(faults)),
+        };
+        let changes: Vec<_> = differences.iter().map(Difference::change).chain(stand_ins).collect();
+        let changes = Arc::new(changes);
+        let proved = self.prove(next, changes.clone()).await?;
+        Ok(proved.map(|snapshot| Prepared { differences, checksum, changes, snapshot }))
     }
 
     /// Compiles the result with the proxies' own code: what they would refuse is refused here.
@@ -315,6 +324,14 @@ impl Applier {
         })
         .await
     }
+}
+
+/// A change that may be made.
+struct Prepared {
+    differences: Vec<Difference>,
+    checksum: Checksum,
+    changes: Arc<Vec<wire::Change>>,
+    snapshot: Snapshot,
 }
 
 type Changed = Vec<(wire::ResourceKey, Option<Arc<Stored>>)>;
@@ -352,6 +369,11 @@ fn count(revision: &mut wire::Revision, differences: &[Difference]) {
 
 fn refused(revision: u64, faults: Vec<wire::Fault>) -> wire::ApplyResponse {
     wire::ApplyResponse { revision, faults, ..Default::default() }
+}
+
+fn owner_of(owner: String) -> Result<String, ApplyError> {
+    check_len("owner", owner.len(), OWNER_BYTES_MAX)?;
+    Ok(if owner.is_empty() { DEFAULT_OWNER.to_owned() } else { owner })
 }
 
 fn check_len(what: &str, len: usize, max: usize) -> Result<(), ApplyError> {

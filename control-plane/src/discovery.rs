@@ -88,10 +88,15 @@ impl Discovery {
     ) {
         let status = match self.greet(&mut requests, &caller).await {
             Ok((hello, session, serving)) => {
-                tracing::info!(node_id = hello.node_id, peer = ?caller.peer, revision = serving, "proxy connected");
+                tracing::info!(
+                    node_id = hello.node_id,
+                    peer = caller.peer.map(tracing::field::display),
+                    revision = serving,
+                    "proxy connected"
+                );
                 let stream = ProxyStream::new(&self, session, frames.clone(), serving);
                 let end = stream.run(&mut requests).await;
-                tracing::info!(node_id = hello.node_id, peer = ?caller.peer, reason = %end, "proxy disconnected");
+                tracing::info!(node_id = hello.node_id, peer = caller.peer.map(tracing::field::display), reason = %end, "proxy disconnected");
                 if end.is_stall() {
                     self.metrics.streams_cut.inc();
                     // Nothing that is sent would arrive; only breaking the connection frees what it holds.
@@ -100,7 +105,11 @@ impl Discovery {
                 end.status()
             }
             Err(status) => {
-                tracing::warn!(peer = ?caller.peer, reason = status.message(), "proxy not let in");
+                tracing::warn!(
+                    peer = caller.peer.map(tracing::field::display),
+                    reason = status.message(),
+                    "proxy not let in"
+                );
                 Some(status)
             }
         };

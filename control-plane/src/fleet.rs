@@ -32,6 +32,9 @@ const GONE_MAX: usize = 1_000;
 const REPLACEMENTS_MAX: usize = 3;
 const REPLACEMENTS_WINDOW: Duration = Duration::from_secs(60);
 
+/// Proxies that share a node id.
+const SHARED_NODE_ID: &str = "RG0403";
+
 /// A waiter looks again no sooner than this, however fast proxies answer.
 const WAIT_PAUSE: Duration = Duration::from_millis(2);
 
@@ -257,7 +260,7 @@ impl Member {
         let recent = self.replacements.iter().filter(|at| at.elapsed() < REPLACEMENTS_WINDOW).count();
         if recent >= REPLACEMENTS_MAX {
             proxy.faults.push(wire::Fault {
-                code: "RG0302".into(),
+                code: SHARED_NODE_ID.into(),
                 message: format!(
                     "more than one proxy uses the node id {:?}: each closes the other's stream ({recent} times in the \
                      last minute)",

@@ -1,7 +1,7 @@
 //! RustyGate's control plane: YAML in, versioned snapshots out.
 //!
-//! The path of a change, in module names: `api` (transport) -> [`manifest`] (YAML -> resources) -> [`apply`] (merge,
-//! prove, commit) -> [`store`] (the only SQL) -> [`publish`] (the present head) -> [`snapshot`] (frames and checksum)
+//! The path of a change, in module names: `api` (transport) -> [`manifest`] (YAML -> resources) -> [`validate`]
+//! (rules across objects) -> [`apply`] (merge, prove, commit) -> [`store`] (the only SQL) -> [`publish`] (the present head) -> [`snapshot`] (frames and checksum)
 //! -> [`discovery`] (one stream per proxy), with [`fleet`] knowing who serves what. [`app`] wires it; [`auth`] keeps
 //! the door.
 
@@ -18,3 +18,4 @@ pub mod settings;
 pub mod snapshot;
 pub mod store;
 pub mod telemetry;
+pub mod validate;

@@ -51,13 +51,19 @@ pub const EXPANSION_MAX: usize = 200_000;
 pub const FAULTS_MAX: usize = 100;
 
 /// What some documents hold, and where in them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Parsed {
-    /// In order of appearance; names are unique by kind.
+    /// Those without a fault, in order of appearance; names are unique by kind.
     pub resources: Vec<wire::Resource>,
-    /// Of each resource.
+    /// Every fault of shape and of single values, each with its place; at most [`FAULTS_MAX`].
+    pub faults: Vec<wire::Fault>,
+    /// What has such a fault, as far as it has a name.
+    pub broken: Vec<wire::ResourceKey>,
+    /// Every name that the documents define is known: what is not among them is not there.
+    pub complete: bool,
+    /// Of each name.
     origins: Vec<Origin>,
-    /// Places in `resources`.
+    /// Places in `origins`.
     by_name: [HashMap<String, usize>; 4],
     documents: Vec<wire::Document>,
 }
@@ -70,33 +76,32 @@ struct Origin {
     item: usize,
     span: Span,
     named: bool,
+    /// Its place in `resources`, if it has no fault.
+    resource: Option<usize>,
 }
 
-/// Parses documents, together one input.
-///
-/// # Errors
-/// Every fault of shape and of single values, each with its place; at most [`FAULTS_MAX`].
-pub fn parse(documents: &[wire::Document]) -> Result<Parsed, Vec<wire::Fault>> {
+/// Parses documents, together one input. What has a fault is left out, and reading goes on.
+#[must_use]
+pub fn parse(documents: &[wire::Document]) -> Parsed {
     let mut faults = Faults::default();
-    let mut parsed =
-        Parsed { resources: Vec::new(), origins: Vec::new(), by_name: Default::default(), documents: Vec::new() };
+    let mut parsed = Parsed { complete: true, ..Parsed::default() };
     let bytes = documents.iter().map(|document| document.yaml.len()).fold(0, usize::saturating_add);
     if bytes > INPUT_BYTES_MAX {
         let message = format!("the input has {bytes} bytes, more than {INPUT_BYTES_MAX}");
         faults.add(TOO_LARGE, Span::START, message, "apply it in parts");
         // Its lines are not worth looking at.
-        return Err(faults.finish(&[]));
+        return parsed.refused(faults.finish(&[]));
     }
     if documents.is_empty() {
         faults.add(MISSING_FIELD, Span::START, "the input holds nothing", "give at least one file");
-        return Err(faults.finish(&[]));
+        return parsed.refused(faults.finish(&[]));
     }
     for (index, document) in documents.iter().enumerate() {
         faults.document = index;
         let mut item = 0;
         let any = read::items(document, &mut faults, |faults, kind, node, before| {
             let decoded = decode::item(faults, kind, node);
-            let origin = Origin { document: index, item, span: node.span, named: false };
+            let origin = Origin { document: index, item, span: node.span, named: false, resource: None };
             item += 1;
             let whole = faults.len() == before;
             let resource = match decoded {
@@ -108,6 +113,8 @@ pub fn parse(documents: &[wire::Document]) -> Result<Parsed, Vec<wire::Fault>> {
             if faults.len() > before {
                 let name = resource.key().map_or("", |(_, name)| name);
                 faults.attribute(before, kind, name, node);
+                // Nothing refers to a route.
+                parsed.complete &= kind == wire::Kind::Route || !name.is_empty();
             }
         });
         if !any {
@@ -118,11 +125,9 @@ pub fn parse(documents: &[wire::Document]) -> Result<Parsed, Vec<wire::Fault>> {
             break;
         }
     }
-    if faults.len() > 0 {
-        return Err(faults.finish(documents));
-    }
     parsed.documents = documents.to_vec();
-    Ok(parsed)
+    parsed.complete &= !faults.is_full();
+    parsed.refused(faults.finish(documents))
 }
 
 /// Canonical YAML of resources; applying it again changes nothing.
@@ -132,15 +137,22 @@ pub fn to_yaml(resources: &[wire::Resource]) -> String {
 }
 
 impl Parsed {
-    /// Fills in where in the documents a fault lies, from its kind, name and field.
-    pub fn locate(&self, fault: &mut wire::Fault) {
-        self.locate_all(std::slice::from_mut(fault));
+    /// Fills in where in the documents faults lie, from their kinds, names and fields. Reads each document that has
+    /// one once more.
+    pub fn locate(&self, faults: &mut [wire::Fault]) {
+        locate::fill(self, faults);
     }
 
-    /// Fills in where in the documents faults lie. Reads each document that has one once more, so this is the
-    /// better choice for many faults.
-    pub fn locate_all(&self, faults: &mut [wire::Fault]) {
-        locate::fill(self, faults);
+    /// Which of the documents it is, if it is one of them.
+    #[must_use]
+    pub fn position(&self, file: &str) -> Option<usize> {
+        self.documents.iter().position(|document| document.file == file)
+    }
+
+    fn refused(self, faults: Vec<wire::Fault>) -> Self {
+        // A fault of no resource is one of the text: some of it was not understood.
+        let complete = self.complete && faults.iter().all(|fault| fault.kind() != wire::Kind::Unspecified);
+        Self { faults, complete, ..self }
     }
 
     /// Takes a resource up unless its name is taken; that is a fault. Hands it back if it has one.
@@ -180,11 +192,13 @@ impl Parsed {
                 return resource;
             }
         };
-        self.origins.push(origin);
         if whole {
+            self.origins.push(Origin { resource: Some(self.resources.len()), ..origin });
             self.resources.push(resource);
             return wire::Resource::default();
         }
+        self.origins.push(origin);
+        self.broken.push(wire::ResourceKey { kind: kind.into(), name: name.to_owned() });
         resource
     }
 }

@@ -48,6 +48,10 @@ pub struct Settings {
     /// How many proxies may be connected at once
     #[arg(long, env = "RUSTYGATE_PROXIES_MAX", default_value_t = 10_000, value_name = "N")]
     pub proxies_max: usize,
+
+    /// What is logged: a tracing filter
+    #[arg(long, env = "RUSTYGATE_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
 }
 
 /// Why a control plane with these settings is not started.

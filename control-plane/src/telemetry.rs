@@ -12,7 +12,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 /// How a push ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -148,8 +148,32 @@ impl Metrics {
     }
 }
 
-/// Sends JSON lines to standard output; `RUST_LOG` sets the level ("info" without it).
-pub fn log_json() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_target(false).init();
+/// The filter of the log is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("{filter:?} is not a log filter: {source} (for example \"info\" or \"rustygate_control_plane=debug\")")]
+pub struct BadFilter {
+    filter: String,
+    source: ParseError,
+}
+
+/// Sends events that pass the filter ("info") to standard output, as JSON lines.
+///
+/// # Errors
+/// [`BadFilter`]
+pub fn log_json(filter: &str) -> Result<(), BadFilter> {
+    let parsed = EnvFilter::try_new(filter);
+    let parsed = parsed.map_err(|source| BadFilter { filter: filter.to_owned(), source })?;
+    tracing_subscriber::fmt().json().with_env_filter(parsed).with_target(false).init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_filter_is_an_error_that_shows_a_good_one() {
+        let error = log_json("a=b=c=,,").expect_err("is no filter");
+        assert!(error.to_string().contains("for example"), "{error}");
+    }
 }

@@ -9,16 +9,12 @@ use rustygate_data_plane::{app, settings::Settings, telemetry::log::Log};
 struct Cli {
     #[command(flatten)]
     settings: Settings,
-
-    /// What is logged: a tracing filter
-    #[arg(long, env = "RUSTYGATE_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let log = Log::init(&cli.log)?;
-    app::run(cli.settings, Some(&log)).await?;
+    let Cli { settings } = Cli::parse();
+    let log = Log::init(&settings.log)?;
+    app::run(settings, Some(&log)).await?;
     Ok(())
 }

@@ -86,6 +86,10 @@ pub struct Settings {
     /// On shutdown, the most seconds that connections may take to end
     #[arg(long, env = "RUSTYGATE_DRAIN_TIMEOUT", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400), value_name = "SECONDS")]
     pub drain_timeout: u64,
+
+    /// What is logged: a tracing filter
+    #[arg(long, env = "RUSTYGATE_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
 }
 
 /// Where the access log goes.

@@ -53,7 +53,8 @@ pub struct Output<'a> {
 pub struct Pressure {
     /// A write waits for the other side.
     blocked: Cell<bool>,
-    /// Something was taken since the last look.
+    /// After a wait something was taken, since the last look. A write that did not wait took no time: it says nothing
+    /// new to whoever set a deadline when it began.
     moved: Cell<bool>,
 }
 
@@ -63,7 +64,7 @@ impl Pressure {
         self.blocked.get()
     }
 
-    /// Whether something was taken since the last time this was asked.
+    /// Whether something was taken, after a wait, since the last time this was asked.
     pub fn take_moved(&self) -> bool {
         self.moved.take()
     }
@@ -165,17 +166,44 @@ impl Output<'_> {
                     [only, second, third] if second.is_empty() && third.is_empty() => half.poll_write(cx, &only),
                     _ => half.poll_write_vectored(cx, &slices),
                 };
-                pressure.blocked.set(polled.is_pending());
+                if pressure.blocked.replace(polled.is_pending()) && polled.is_ready() {
+                    pressure.moved.set(true);
+                }
                 polled
             })
             .await?;
             if bytes == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            pressure.moved.set(true);
             written += bytes;
         }
         self.buffer.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_write_that_waited_says_that_the_other_side_moved() {
+        // More than the system takes for a side that does not read.
+        const LARGE: usize = 128 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let mut stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (mut other, _) = listener.accept().await.expect("accepts");
+        let (mut input, mut output, pressure) = (BytesMut::new(), Vec::new(), Pressure::default());
+        let (_, mut output) = split(&mut stream, &mut input, &mut output, &pressure);
+        output.buffer.extend_from_slice(b"small");
+        output.flush().await.expect("writes");
+        assert!(!pressure.take_moved(), "whoever wrote knows when that was");
+        let large = vec![0; LARGE];
+        let read = async { other.read_exact(&mut vec![0; LARGE]).await.map(|_| ()) };
+        let (written, read) = tokio::join!(output.piece(Framing::UntilClose, &large), read);
+        written.and(read).expect("carries it");
+        assert!(pressure.take_moved());
     }
 }

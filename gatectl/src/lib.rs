@@ -8,6 +8,8 @@ mod cli;
 mod client;
 mod commands;
 mod diff;
+#[cfg(test)]
+mod docs;
 mod failure;
 mod input;
 mod output;

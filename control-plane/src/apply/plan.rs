@@ -21,6 +21,12 @@ pub const RESOURCES_MAX: usize = 1_000_000;
 /// The most bytes that a name may have.
 pub const NAME_BYTES_MAX: usize = 1_024;
 
+/// Someone else's resource was to be changed.
+const OWNED: &str = "RG0401";
+
+/// What is not there was to be removed.
+const ABSENT: &str = "RG0402";
+
 /// What is asked for.
 #[derive(Debug)]
 pub enum Intent {
@@ -32,6 +38,8 @@ pub enum Intent {
         owner: String,
         /// Whether what this owner has besides shall go.
         prune: bool,
+        /// Named beside them, and not pruned.
+        kept: Vec<wire::ResourceKey>,
     },
     /// These resources shall go, whoever owns them.
     Delete(Vec<wire::ResourceKey>),
@@ -95,7 +103,7 @@ impl Difference {
 /// Every fault of the intent against the set.
 pub fn plan(set: &Set, intent: Intent) -> Result<Vec<Difference>, Vec<wire::Fault>> {
     let differences = match intent {
-        Intent::Upsert { resources, owner, prune } => upsert(set, resources, &owner, prune)?,
+        Intent::Upsert { resources, owner, prune, kept } => upsert(set, resources, &owner, prune, kept)?,
         Intent::Delete(keys) => delete(set, keys)?,
         Intent::Restore(resources) => restore(set, resources),
     };
@@ -130,6 +138,7 @@ fn upsert(
     resources: Vec<wire::Resource>,
     owner: &str,
     prune: bool,
+    kept: Vec<wire::ResourceKey>,
 ) -> Result<Differences, Vec<wire::Fault>> {
     let owner: Arc<str> = owner.into();
     let mut differences = Differences::new();
@@ -158,7 +167,7 @@ fn upsert(
         if let Some(before) = before.filter(|before| before.owner != owner) {
             let message = format!("belongs to owner {:?}, not {owner:?}", before.owner);
             let hint = format!("apply it with --owner {}, or delete it first", before.owner);
-            faults.push(fault("RG0213", kind, &name, &message, &hint));
+            faults.push(fault(OWNED, kind, &name, &message, &hint));
             continue;
         }
         let hash = ContentHash::of(kind, &name, &body);
@@ -170,6 +179,7 @@ fn upsert(
     if !faults.is_empty() {
         return Err(faults);
     }
+    given.extend(kept.into_iter().map(|key| (key.kind, key.name.into())));
     if prune {
         let unwanted = |stored: &&Arc<Stored>| {
             stored.owner == owner && !given.contains(&(stored.kind as i32, stored.name.clone()))
@@ -189,7 +199,7 @@ fn delete(set: &Set, keys: Vec<wire::ResourceKey>) -> Result<Differences, Vec<wi
             Some(stored) => note(&mut differences, stored.kind, stored.name.clone(), Some(stored), None),
             None => {
                 let message = format!("there is no {} named {:?}", key.kind().noun(), key.name);
-                faults.push(fault("RG0214", key.kind(), &key.name, &message, "list what there is with gatectl get"));
+                faults.push(fault(ABSENT, key.kind(), &key.name, &message, "list what there is with gatectl get"));
             }
         }
     }

@@ -155,3 +155,35 @@ fn a_tokens_name_goes_before_what_the_client_calls_itself() {
     assert_eq!(Options::new(said(), None).author, "root");
     assert_eq!(Options::new(None, None).author, "anonymous");
 }
+
+#[tokio::test]
+async fn one_refusal_tells_what_parsing_and_what_compiling_finds() {
+    let fixture = Fixture::new().await;
+    let push = async |yaml: &str, prune: bool| {
+        let document = wire::Document { file: "a.yaml".into(), yaml: yaml.into() };
+        let request = wire::ApplyRequest { documents: vec![document], prune, ..Default::default() };
+        fixture.applier.apply(request, Options::default()).await.expect("is answered")
+    };
+    let live = "backends: [{name: live, endpoints: [{url: \"http://127.0.0.1:9\"}]}]\n";
+    assert_eq!(push(live, false).await.revision, 1);
+
+    let faulty = "routes:\n\
+                  - {name: a, path: /a, backend: live, timeout: soon}\n\
+                  - {name: b, path: /b, backend: live}\n\
+                  - {name: c, path: /c, backend: gone}\n";
+    let codes = |response: &wire::ApplyResponse| {
+        let faults = response.faults.iter();
+        faults.map(|fault| (fault.code.clone(), fault.location.as_ref().map_or(0, |at| at.line))).collect::<Vec<_>>()
+    };
+    let refused = push(faulty, false).await;
+    assert_eq!((refused.revision, refused.changed), (1, false));
+    assert_eq!(codes(&refused), [("RG0107".to_owned(), 2), ("RG0201".to_owned(), 4)]);
+    // Pruning would take the backend away as well.
+    let refused = push(faulty, true).await;
+    assert_eq!(codes(&refused)[1..], [("RG0201".to_owned(), 3), ("RG0201".to_owned(), 4)]);
+    // What cannot be read is not what is no longer wanted.
+    let kept = "backends: [{name: live, endpoints: [{url: 7}]}]\nroutes: [{name: b, path: /b, backend: live}]\n";
+    let refused = push(kept, true).await;
+    assert!(refused.faults.iter().all(|fault| fault.name == "live"), "{:?}", refused.faults);
+    assert_eq!(fixture.applier.publisher().revision(), 1);
+}

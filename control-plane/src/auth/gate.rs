@@ -177,7 +177,7 @@ where
                     gate.metrics.denied.inc();
                     tracing::warn!(
                         path,
-                        peer = ?peer(&request).map(|peer| peer.address),
+                        peer = peer(&request).map(|peer| tracing::field::display(peer.address)),
                         reason = status.message(),
                         "call refused"
                     );

@@ -69,7 +69,7 @@ async fn a_newer_stream_takes_the_node_id_and_a_fight_over_it_is_shown() {
         let proxies = fleet.list();
         assert_eq!((proxies.len(), proxies[0].connected, proxies[0].revision), (1, true, 2));
     }
-    assert_eq!(fleet.list()[0].faults[0].code, "RG0302");
+    assert_eq!(fleet.list()[0].faults[0].code, "RG0403");
     drop(session);
     assert!(!fleet.list()[0].connected);
 }

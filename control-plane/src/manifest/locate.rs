@@ -17,7 +17,8 @@ pub(super) fn fill(parsed: &Parsed, faults: &mut [wire::Fault]) {
     for fault in faults {
         let Some(index) = parsed.by_name[slot(fault.kind())].get(&fault.name) else { continue };
         let origin = parsed.origins[*index];
-        wanted.push((origin.document, origin.item, *index, fault));
+        let Some(resource) = origin.resource else { continue };
+        wanted.push((origin.document, origin.item, resource, fault));
     }
     wanted.sort_by_key(|(document, item, ..)| (*document, *item));
     let mut rest = wanted.into_iter().peekable();

@@ -65,7 +65,7 @@ async fn deletes_and_rollbacks_are_revisions_with_author_and_reason() {
     assert_eq!((deleted.revision, deleted.changed, deleted.diff.len()), (2, true, 2));
     let again = wire::DeleteRequest { keys: vec![key("a")], options: options.clone() };
     let refused = config.delete(again).await.unwrap().into_inner();
-    assert_eq!((refused.changed, refused.faults[0].code.as_str()), (false, "RG0214"));
+    assert_eq!((refused.changed, refused.faults[0].code.as_str()), (false, "RG0402"));
     let back = config.rollback(wire::RollbackRequest { revision: 1, options }).await.unwrap().into_inner();
     assert_eq!((back.revision, back.diff[0].after.clone()), (3, Some(route("a", 1))));
     let page = config.history(wire::HistoryRequest { limit: 2, before: 0 }).await.unwrap().into_inner().revisions;

@@ -27,6 +27,8 @@ fn route(name: &str, path: &str, url: &str) -> wire::Change {
     let rule = wire::Rule {
         matches: vec![wire::Match { path: Some(path), ..wire::Match::default() }],
         backends: vec![wire::BackendRef { target: Some(target), ..wire::BackendRef::default() }],
+        // The stream is silent meanwhile.
+        timeouts: Some(wire::Timeouts { total_ms: Some(600_000), ..wire::Timeouts::default() }),
         ..wire::Rule::default()
     };
     let route = wire::Route { name: name.to_owned(), rules: vec![rule], ..wire::Route::default() };

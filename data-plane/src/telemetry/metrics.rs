@@ -213,7 +213,7 @@ impl Collector for RequestCollector {
             MetricType::Histogram,
         )?;
         for (key, sum) in &sums {
-            let bounds = BUCKETS.into_iter().chain([f64::MAX]);
+            let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(sum.buckets).collect();
             #[allow(clippy::cast_precision_loss, reason = "a sum of durations needs no more than 52 bits")]
             let seconds = sum.duration_us as f64 / 1e6;
@@ -252,5 +252,22 @@ impl Collector for RequestCollector {
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_have_a_bound_and_those_that_are_gone_make_room() {
+        let metrics = RequestMetrics::default();
+        let name: Arc<str> = "r".into();
+        let mut series: Vec<_> = (0..SERIES_MAX).filter_map(|_| metrics.series(&name, &name)).collect();
+        assert_eq!(series.len(), SERIES_MAX);
+        assert!(metrics.series(&name, &name).is_none());
+        series.truncate(SERIES_MAX / 2);
+        metrics.sum();
+        assert!(metrics.series(&name, &name).is_some());
     }
 }

@@ -32,7 +32,8 @@ pub(crate) async fn ask(screen: Screen, client: &Client, args: ExplainArgs) -> R
 pub(crate) fn offline(screen: Screen, args: &ExplainArgs) -> Result<Exit, Failure> {
     let request = request(args)?;
     let documents = input::read(&args.paths)?;
-    let valid = validate::check(&documents).map_err(|faults| validate::refuse(screen, &faults))?;
+    let valid =
+        rustygate_control_plane::validate::check(&documents).map_err(|faults| validate::refuse(screen, &faults))?;
     show(screen, args, &answer(&valid.snapshot, &request))
 }
 

@@ -1,8 +1,6 @@
 //! `validate`: files against the rules, without a control plane. A proxy compiles what it is sent with the same code.
 
-use prost::Message as _;
-use rustygate_control_plane::manifest;
-use rustygate_data_plane::snapshot::Snapshot;
+use rustygate_control_plane::validate;
 use rustygate_proto::v1::{self as wire, Kind};
 
 use crate::{
@@ -12,18 +10,9 @@ use crate::{
     output::{Screen, count, faults_json},
 };
 
-/// Files that have no fault.
-#[derive(Debug)]
-pub(crate) struct Valid {
-    /// What they hold.
-    pub(crate) resources: Vec<wire::Resource>,
-    /// How a proxy with nothing else would see it.
-    pub(crate) snapshot: Snapshot,
-}
-
 /// Shows every fault, or how much of what there is.
 pub(crate) fn run(screen: Screen, args: &ValidateArgs) -> Result<Exit, Failure> {
-    let result = check(&input::read(&args.files.paths)?);
+    let result = validate::check(&input::read(&args.files.paths)?);
     if args.output == TextFormat::Json {
         let faults = result.as_ref().err().map_or(&[][..], Vec::as_slice);
         screen.json(&serde_json::json!({"valid": result.is_ok(), "faults": faults_json(faults)}))?;
@@ -35,31 +24,10 @@ pub(crate) fn run(screen: Screen, args: &ValidateArgs) -> Result<Exit, Failure> 
     Ok(Exit::Success)
 }
 
-/// Parses and compiles documents as if there were nothing else.
-pub(crate) fn check(documents: &[wire::Document]) -> Result<Valid, Vec<wire::Fault>> {
-    let parsed = manifest::parse(documents)?;
-    let changes: Vec<wire::Change> = parsed.resources.iter().filter_map(change).collect();
-    match Snapshot::default().compile(1, &changes) {
-        Ok(snapshot) => Ok(Valid { resources: parsed.resources, snapshot }),
-        Err(mut faults) => {
-            for fault in &mut faults {
-                parsed.locate(fault);
-            }
-            Err(faults)
-        }
-    }
-}
-
 /// Shows faults.
 pub(crate) fn refuse(screen: Screen, faults: &[wire::Fault]) -> Failure {
     screen.faults(faults);
     Failure::Told
-}
-
-fn change(resource: &wire::Resource) -> Option<wire::Change> {
-    let (kind, name) = resource.key()?;
-    let encoded = resource.encode_to_vec().into();
-    Some(wire::Change { kind: kind.into(), name: name.to_owned(), resource: Some(encoded) })
 }
 
 /// "2 routes, 1 backend".

@@ -18,6 +18,7 @@ mod gateway;
 mod http;
 mod plane;
 mod process;
+mod wire;
 mod witness;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use self::{
     gateway::{Bearer, Builder, Gateway},
     http::{Client, Head, Response, dechunk, header, raw},
     process::{Dev, Output, Process, gatectl, masked},
+    wire::{End, Upstream, Wire},
     witness::{Reply, Seen, Witness, answer},
 };
 

@@ -1,10 +1,15 @@
 //! Invariants of the design that a user can see from outside; the others have their tests beside the code.
 
-use std::{collections::BTreeSet, net::TcpListener};
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+};
 
 use rustygate_proto::v1::{self as wire, wait_response::Outcome};
+use tokio::net::TcpStream;
 
-use crate::harness::{Client, Gateway, Reply, Witness, answer, free_port, with_gateway, within};
+use crate::harness::{Child, Client, Gateway, Reply, Witness, answer, free_port, with_gateway, within};
 
 /// What the fleet says of the only proxy, and of the revision.
 async fn waited(gateway: &Gateway, revision: u64) -> (Outcome, wire::Proxy) {
@@ -23,7 +28,7 @@ async fn a_revision_that_a_proxy_cannot_serve_is_refused_whole_with_every_fault(
         let before = gateway.listeners(0).await;
         // Valid in itself, but these ports are taken where the proxy runs.
         let taken: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("binds")).collect();
-        let free = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut yaml = format!("{}listeners:\n- {{name: free, address: \"{free}\"}}\n", route(&new));
         for (name, listener) in ["first", "second"].iter().zip(&taken) {
             let address = listener.local_addr().expect("an address");
@@ -38,7 +43,7 @@ async fn a_revision_that_a_proxy_cannot_serve_is_refused_whole_with_every_fault(
 
         assert_eq!(client.get("/").await.text(), "old", "nothing of it is served");
         assert_eq!(gateway.listeners(0).await, before);
-        assert!(tokio::net::TcpStream::connect(free).await.is_err(), "not even the listener that could be");
+        assert!(TcpStream::connect(free).await.is_err(), "not even the listener that could be");
 
         // The next revision is built on the old one, and is served.
         drop(taken);
@@ -144,4 +149,98 @@ async fn a_push_leaves_what_checks_know_of_what_it_does_not_change() {
         }
     })
     .await;
+}
+
+/// A data plane with these flags, and where its clients and its admin port are.
+async fn proxy(gateway: &Gateway, flags: &[&str]) -> (Child, SocketAddr, SocketAddr) {
+    let local = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (listen, admin, url) = (local(), local(), gateway.control_plane_url());
+    let (listen_text, admin_text) = (listen.to_string(), admin.to_string());
+    let ports = ["--control-plane", &url, "--listen", &listen_text, "--admin-listen", &admin_text, "--workers", "2"];
+    let child = Child::data_plane(gateway.folder(), "data-plane", &[&ports[..], flags].concat());
+    within("an admin port", async { while TcpStream::connect(admin).await.is_err() {} }).await;
+    within("readiness", async { while Client::connect(admin).await.get("/readyz").await.status != 200 {} }).await;
+    (child, listen, admin)
+}
+
+#[tokio::test]
+async fn what_goes_beyond_a_bound_is_refused_and_counted() {
+    let upstream = Witness::saying("here").await;
+    let yaml = format!("routes: [{{name: all, path: /, backend: \"{}\"}}]\n", upstream.url());
+    let gateway = Gateway::builder().proxies(0).manifest(&yaml).start().await;
+    let (_child, listen, admin) = proxy(&gateway, &["--max-connections", "2", "--max-body-bytes", "10"]).await;
+    let mut clients = [Client::connect(listen).await, Client::connect(listen).await];
+    for client in &mut clients {
+        assert_eq!(client.post("/", b"0123456789").await.text(), "here");
+    }
+    let mut third = Client::connect(listen).await;
+    assert_eq!(third.response(false).await.status, 503, "one connection too many");
+    assert_eq!(clients[0].post("/", b"0123456789+").await.status, 413, "one byte too many");
+    assert_eq!(clients[1].get("/").await.text(), "here", "the others do not notice");
+    let metrics = Client::connect(admin).await.get("/metrics").await.text();
+    assert!(metrics.contains("rustygate_client_connections_refused_total 1\n"), "{metrics}");
+    assert!(metrics.contains("rustygate_client_connections_accepted_total 3\n"), "{metrics}");
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn route_upstream_and_log_see_one_view_of_a_request() {
+    let upstream = Witness::saying("here").await;
+    let url = upstream.url();
+    let yaml = format!(
+        "routes:\n- {{name: public, path: /public, backend: \"{url}\"}}\n\
+         - {{name: admin, hosts: [example.com], path: /admin, strip_prefix: false, backend: \"{url}\"}}\n"
+    );
+    let gateway = Gateway::builder().proxies(0).manifest(&yaml).start().await;
+    let (mut child, listen, _) = proxy(&gateway, &["--access-log", "access.log"]).await;
+    let mut client = Client::connect(listen).await.host("EXAMPLE.com");
+    assert_eq!(client.get("/public/%2e%2e//admin/./%7Euser").await.status, 200);
+    assert_eq!(upstream.requests()[0].line(), "GET /admin/~user HTTP/1.1");
+    child.terminate();
+    assert!(child.ended().await.success());
+    let log = std::fs::read_to_string(gateway.folder().join("access.log")).expect("a log");
+    let line: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("JSON");
+    let fields = ["route", "path", "host"].map(|field| line["fields"][field].as_str().unwrap_or_default());
+    assert_eq!(fields, ["admin", "/admin/~user", "example.com"], "{log}");
+    gateway.shutdown().await;
+}
+
+/// What routing and snapshot building must do without.
+const IMPURE: [&str; 12] = [
+    "async ",
+    "await",
+    "tokio",
+    "Instant",
+    "SystemTime",
+    "std::fs",
+    "std::net::Tcp",
+    "std::io",
+    "std::env",
+    "thread",
+    "fastrand",
+    "Lock<",
+];
+
+#[test]
+fn routing_and_snapshot_building_have_no_clock_no_io_no_async_and_no_globals() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files: Vec<PathBuf> = ["data-plane/src/route.rs", "data-plane/src/snapshot/compile.rs"]
+        .iter()
+        .chain(&["data-plane/src/snapshot/cow_map.rs", "control-plane/src/snapshot.rs"])
+        .map(|file| root.join(file))
+        .collect();
+    for folder in ["route", "route/table", "snapshot/compile"] {
+        let entries = std::fs::read_dir(root.join("data-plane/src").join(folder)).expect("a folder of the project");
+        files.extend(entries.map(|entry| entry.expect("an entry").path()));
+    }
+    files.retain(|file| file.extension().is_some() && !file.ends_with("tests.rs"));
+    assert!(files.len() > 12, "{files:?}");
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        for line in code.filter(|line| !line.trim_start().starts_with("//")) {
+            let found = IMPURE.iter().find(|word| line.contains(**word));
+            assert_eq!(found, None, "{}: {line}", file.display());
+        }
+    }
 }

@@ -115,6 +115,41 @@ async fn a_restart_without_the_control_plane_serves_from_disk_and_a_damaged_file
 }
 
 #[tokio::test]
+async fn a_proxy_that_is_killed_while_it_writes_starts_with_what_it_had_or_with_what_it_wrote() {
+    // Large enough that a write takes a while.
+    let manifest = |number: u64| {
+        let mut yaml = format!("plugins: [{{name: say, type: respond, config: {{body: \"{number}\"}}}}]\nroutes:\n");
+        yaml.push_str("- {name: say, path: /, backend: \"http://127.0.0.1:1\", plugins: [say]}\n");
+        for other in 0..500 {
+            yaml.push_str(&format!("- {{name: r{other}, path: /{other}/{number}, backend: \"http://127.0.0.1:1\"}}\n"));
+        }
+        yaml
+    };
+    let mut gateway = Gateway::builder().proxies(0).manifest(&manifest(0)).start().await;
+    let nobody = format!("http://{}", local());
+    let mut kept = 0;
+    for number in 1..=6 {
+        let mut proxy = Proxy::start(gateway.folder(), &gateway.control_plane_url(), local()).await;
+        let caught_up = async { while proxy.get("/").await.text() != (number - 1).to_string() {} };
+        within("what was applied last", caught_up).await;
+        gateway.apply(&manifest(number)).await;
+        // At another moment each time: some milliseconds are the time that a write takes.
+        tokio::time::sleep(std::time::Duration::from_micros(number * 1_700 % 9_000)).await;
+        proxy.child.kill();
+
+        let mut proxy = Proxy::start(gateway.folder(), &nobody, local()).await;
+        proxy.serves().await;
+        let found: u64 = proxy.get("/").await.text().parse().expect("a whole configuration");
+        assert!((kept..=number).contains(&found), "{found} is not one of {kept} to {number}");
+        assert_eq!(proxy.get(&format!("/499/{found}")).await.status, 502, "all of it is there");
+        kept = found;
+        proxy.child.kill();
+    }
+    assert!(kept > 0, "nothing was ever kept");
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_an_error_at_the_start_that_names_the_flag() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = taken.local_addr().expect("an address").to_string();

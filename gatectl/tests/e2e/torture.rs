@@ -46,7 +46,7 @@ async fn torture(proxies: usize, listeners: Option<yaml::Listeners>) {
     let total = Duration::from_secs(seconds);
     let upstreams = [Upstream::start().await, Upstream::start().await];
     let shape = Shape { upstreams: [upstreams[0].addr, upstreams[1].addr], listeners };
-    let mut rig = Rig::start(proxies, &shape).await;
+    let rig = Rig::start(proxies, &shape).await;
     let idle: Vec<Vitals> = rig.proxies.iter().map(|proxy| Vitals::of(&proxy.child)).collect();
 
     let begun = Instant::now();
@@ -78,7 +78,7 @@ async fn torture(proxies: usize, listeners: Option<yaml::Listeners>) {
     vitals::check_memory(total, &warm, &late);
     // Pooled connections go with their upstreams.
     drop(upstreams);
-    for (proxy, idle) in rig.proxies.iter_mut().zip(&idle) {
+    for (proxy, idle) in rig.proxies.iter().zip(&idle) {
         vitals::return_to(idle, proxy).await;
     }
     rig.end().await;

@@ -23,7 +23,7 @@ fn set(owner: &str, resources: &[wire::Resource]) -> Set {
 }
 
 fn upsert_as(owner: &str, prune: bool, resources: &[wire::Resource]) -> Intent {
-    Intent::Upsert { resources: resources.to_vec(), owner: owner.into(), prune }
+    Intent::Upsert { resources: resources.to_vec(), owner: owner.into(), prune, kept: Vec::new() }
 }
 
 /// "+name", "~name" or "-name".
@@ -55,10 +55,10 @@ fn an_owner_prunes_only_its_own_and_may_not_take_what_others_have() {
     let set = set("them", &[route("a", "1")]);
     assert!(signs(&set, upsert_as("me", true, &[])).is_empty());
     let faults = plan(&set, upsert_as("me", false, &[route("a", "2")])).expect_err("a conflict");
-    assert_eq!(faults[0].code, "RG0213");
+    assert_eq!(faults[0].code, "RG0401");
     assert!(faults[0].message.contains("them") && faults[0].hint.contains("--owner them"), "{:?}", faults[0]);
     // The same content is no reason to take it either.
-    assert_eq!(codes(&set, upsert_as("me", false, &[route("a", "1")])), ["RG0213"]);
+    assert_eq!(codes(&set, upsert_as("me", false, &[route("a", "1")])), ["RG0401"]);
     assert_eq!(signs(&set, Intent::Delete(vec![key("a")])), ["-a"]);
 }
 

@@ -72,7 +72,7 @@ fn wire_paths_lead_to_what_the_user_wrote() {
     ] {
         let mut fault =
             wire::Fault { kind: kind.into(), name: name.into(), field: field.into(), ..wire::Fault::default() };
-        parsed.locate(&mut fault);
+        parsed.locate(std::slice::from_mut(&mut fault));
         let location = fault.location.expect(field);
         let shown: String =
             line(location.line).chars().skip(location.column as usize - 1).take(location.length as usize).collect();
@@ -87,7 +87,7 @@ fn many_faults_over_several_files_are_each_placed() {
     let files: Vec<String> =
         (0..3).map(|file| (0..50).map(|n| format!("- {{name: r{file}-{n}, backend: b}}\n")).collect()).collect();
     let texts: Vec<String> = files.iter().map(|items| format!("routes:\n{items}")).collect();
-    let parsed = parse(&documents(&texts.iter().map(String::as_str).collect::<Vec<_>>())).unwrap();
+    let parsed = parse(&documents(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
     let fault = |file: usize, n: usize| wire::Fault {
         kind: wire::Kind::Route.into(),
         name: format!("r{file}-{n}"),
@@ -96,7 +96,7 @@ fn many_faults_over_several_files_are_each_placed() {
     };
     let mut faults: Vec<_> = (0..50).rev().flat_map(|n| [fault(2, n), fault(0, n), fault(1, n)]).collect();
     faults.push(wire::Fault { name: "unknown".into(), ..wire::Fault::default() });
-    parsed.locate_all(&mut faults);
+    parsed.locate(&mut faults);
     assert!(faults.pop().unwrap().location.is_none());
     for fault in faults {
         let (file, n) = fault.name[1..].split_once('-').unwrap();

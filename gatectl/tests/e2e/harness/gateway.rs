@@ -62,8 +62,8 @@ fn defaults<S: Args>() -> S {
 pub struct Builder {
     manifest: Option<String>,
     proxies: usize,
-    workers: u16,
     secure: bool,
+    adjust: fn(&mut data_plane::settings::Settings),
 }
 
 impl Builder {
@@ -79,16 +79,16 @@ impl Builder {
         self
     }
 
-    /// How many workers each proxy has: with one, all clients share one pool of connections to an upstream.
-    pub fn workers(mut self, workers: u16) -> Self {
-        self.workers = workers;
-        self
-    }
-
     /// The control plane has TLS and wants tokens; harness and proxies have theirs, in "admin.token" and "proxy.token"
     /// of the folder, beside "cert.pem". `Gateway::gatectl` has none.
     pub fn secure(mut self) -> Self {
         self.secure = true;
+        self
+    }
+
+    /// Changes the settings that each proxy starts with.
+    pub fn proxy_settings(mut self, adjust: fn(&mut data_plane::settings::Settings)) -> Self {
+        self.adjust = adjust;
         self
     }
 
@@ -106,8 +106,8 @@ impl Builder {
             control_plane_settings,
             admin_token: None,
             control_plane: None,
-            workers: self.workers,
             proxies: Vec::new(),
+            adjust: self.adjust,
         };
         if self.secure {
             gateway.secure().await;
@@ -129,8 +129,8 @@ pub struct Gateway {
     control_plane_settings: control_plane::settings::Settings,
     admin_token: Option<String>,
     control_plane: Option<ControlPlane>,
-    workers: u16,
     proxies: Vec<Member>,
+    adjust: fn(&mut data_plane::settings::Settings),
 }
 
 struct Member {
@@ -142,7 +142,7 @@ struct Member {
 impl Gateway {
     /// One proxy, no manifest.
     pub fn builder() -> Builder {
-        Builder { manifest: None, proxies: 1, workers: WORKERS, secure: false }
+        Builder { manifest: None, proxies: 1, secure: false, adjust: |_| {} }
     }
 
     /// A folder for files of the test; gatectl runs in it.
@@ -284,7 +284,7 @@ impl Gateway {
 
     /// Starts one more proxy, and returns when it serves.
     pub async fn add_proxy(&mut self, index: usize) {
-        let settings = data_plane::settings::Settings {
+        let mut settings = data_plane::settings::Settings {
             control_plane: self.control_plane_url(),
             token_file: self.is_secure().then(|| self.folder().join("proxy.token")),
             control_plane_ca: self.is_secure().then(|| self.folder().join(CERTIFICATE)),
@@ -292,10 +292,11 @@ impl Gateway {
             node_id: Some(format!("proxy-{index}")),
             listen: FREE_PORT,
             admin_listen: FREE_PORT,
-            workers: Some(self.workers),
+            workers: Some(WORKERS),
             access_log: data_plane::settings::AccessLogTarget::Off,
             ..defaults()
         };
+        (self.adjust)(&mut settings);
         self.proxies.push(Member { settings, proxy: None, listeners: Vec::new() });
         self.start_proxy(self.proxies.len() - 1).await;
     }

@@ -32,7 +32,8 @@ impl Arena {
     /// Everything goes to this witness but what the manifest's other routes take: lines of YAML that follow `routes:`.
     pub async fn before(witness: Witness, more: &str) -> Self {
         let manifest = format!("routes:\n- {{name: all, path: /, backend: \"{}\"}}\n{more}", witness.url());
-        let gateway = Gateway::builder().workers(1).manifest(&manifest).start().await;
+        let gateway =
+            Gateway::builder().proxy_settings(|settings| settings.workers = Some(1)).manifest(&manifest).start().await;
         let canary = Client::connect(gateway.proxy_addr()).await;
         Self { gateway, witness, canary, canaries: 0, accounted: 0 }
     }

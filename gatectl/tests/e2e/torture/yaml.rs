@@ -8,7 +8,7 @@ use std::{
 use crate::harness::free_port;
 
 /// Routes that have nothing to do with the traffic, some of them new at each apply.
-const BYSTANDERS: u64 = 150;
+const BYSTANDERS: u64 = 60;
 
 /// What stays the same over all configurations.
 #[derive(Clone, Debug)]

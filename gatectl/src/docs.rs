@@ -1,0 +1,88 @@
+//! The parts of docs/ that are made from the command lines fail here when they are not what the code says.
+//! `UPDATE_DOCS=1 cargo test -p gatectl --lib docs` makes them anew.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, Args, Command, CommandFactory as _};
+use rustygate_control_plane as control_plane;
+use rustygate_data_plane as data_plane;
+
+use crate::cli::Cli;
+
+#[test]
+fn the_reference_of_gatectl_is_what_it_says_of_itself() {
+    let mut text = String::new();
+    // Subcommands do not have the options of every command until the whole is built: those are shown once.
+    for command in Cli::command().get_subcommands() {
+        describe(&format!("gatectl {}", command.get_name()), command, &mut text);
+    }
+    let mut whole = Cli::command().disable_help_subcommand(true);
+    let _ =
+        write!(text, "## Options of every command\n\n```text\n{}\n```\n", whole.render_help().to_string().trim_end());
+    check("gatectl.md", "commands", &text);
+}
+
+#[test]
+fn the_settings_of_the_planes_are_all_there() {
+    check("settings.md", "control plane", &settings::<control_plane::settings::Settings>());
+    check("settings.md", "data plane", &settings::<data_plane::settings::Settings>());
+}
+
+fn describe(name: &str, command: &Command, text: &mut String) {
+    let inner: Vec<_> = command.get_subcommands().collect();
+    for command in &inner {
+        describe(&format!("{name} {}", command.get_name()), command, text);
+    }
+    if inner.is_empty() {
+        let mut command = command.clone().bin_name(name).disable_help_flag(true).term_width(100);
+        let _ = write!(text, "## {name}\n\n```text\n{}\n```\n\n", command.render_help().to_string().trim_end());
+    }
+}
+
+/// A table of flags.
+fn settings<S: Args>() -> String {
+    let mut text = "| flag | environment | default | what it is |\n|---|---|---|---|\n".to_owned();
+    for arg in S::augment_args(Command::new("plane")).get_arguments() {
+        let flag = arg.get_long().expect("every setting is a flag");
+        let takes_value = arg.get_action().takes_values();
+        let value = arg.get_value_names().filter(|_| takes_value).map(|names| format!(" {}", names[0]));
+        let env = arg.get_env().expect("every setting has a variable").to_string_lossy();
+        let help = arg.get_help().expect("every setting is explained").to_string();
+        let (help, default) = default(arg, &help);
+        let _ = writeln!(text, "| `--{flag}{}` | `{env}` | {default} | {help} |", value.unwrap_or_default());
+    }
+    text
+}
+
+/// What a flag is for, and what it is without being set: clap's default, or what the help says in brackets.
+fn default<'a>(arg: &Arg, help: &'a str) -> (&'a str, String) {
+    if let Some((help, rest)) = help.split_once(" [default: ") {
+        return (help, rest.trim_end_matches(']').to_owned());
+    }
+    let default = match arg.get_default_values() {
+        [value] if arg.get_action().takes_values() => format!("`{}`", value.to_string_lossy()),
+        _ if arg.get_action().takes_values() => "none".to_owned(),
+        _ => "off".to_owned(),
+    };
+    (help, default)
+}
+
+/// Compares what is between a document's markers with what should be.
+fn check(file: &str, part: &str, expected: &str) {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
+    let document = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let (begin, end) = (format!("<!-- {part}: begin -->\n"), format!("<!-- {part}: end -->"));
+    let (before, rest) = document.split_once(&begin).unwrap_or_else(|| panic!("{file} has no {begin:?}"));
+    let (found, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{file} has no {end:?}"));
+    // Trailing spaces are nothing that anyone sees.
+    let expected: String = expected.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{begin}{expected}{end}{after}")).expect("writes");
+        return;
+    }
+    assert_eq!(found, expected, "docs/{file} is out of date: UPDATE_DOCS=1 cargo test -p gatectl --lib docs");
+}

@@ -1,0 +1,305 @@
+//! Every bound of a request, and what its client is told: a status and a stable reason.
+
+use std::time::Duration;
+
+use crate::harness::{
+    Client, Gateway, Reply, Response, Upstream, Wire, Witness, answer, free_port, raw, with_gateway, within,
+};
+
+fn all_to(url: &str) -> String {
+    format!("routes: [{{name: all, path: /, backend: \"{url}\"}}]")
+}
+
+/// The reason that the gateway gives for an answer of its own.
+fn reason(response: &Response) -> String {
+    assert_eq!(response.header("content-type"), Some("application/json"), "{response:?}");
+    let body: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
+    assert!(body["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+    body["error"].as_str().expect("a reason").to_owned()
+}
+
+#[tokio::test]
+async fn heads_have_bounds() {
+    let upstream = Witness::saying("x").await;
+    let many = |count: usize| "x-a: 1\r\n".repeat(count);
+    let long = |bytes: usize| "x".repeat(bytes);
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        for (what, request, status, reason) in [
+            ("99 and a host", format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", many(99)), 200, ""),
+            ("too many", format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", many(100)), 431, "headers_too_large"),
+            ("large", format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", long(60_000)), 200, ""),
+            (
+                "too large",
+                format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", long(66_000)),
+                431,
+                "headers_too_large",
+            ),
+            (
+                "too large and endless",
+                format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}", long(66_000)),
+                431,
+                "headers_too_large",
+            ),
+            ("long", format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", long(8191)), 200, ""),
+            ("too long", format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", long(8192)), 414, "uri_too_long"),
+            ("too long and endless", format!("GET /{}", long(9000)), 414, "uri_too_long"),
+            ("version", "GET / HTTP/2.0\r\nhost: a\r\n\r\n".to_owned(), 505, "version_not_supported"),
+            ("expectation", "GET / HTTP/1.1\r\nhost: a\r\nexpect: cake\r\n\r\n".to_owned(), 417, "expectation_failed"),
+            ("garbage", "\u{16}\u{3}\u{1}\r\n\r\n".to_owned(), 400, "bad_request"),
+        ] {
+            let mut client = Client::connect(gateway.proxy_addr()).await;
+            client.send(request.as_bytes()).await;
+            let response = client.response(false).await;
+            assert_eq!(response.status, status, "{what}");
+            if status != 200 {
+                assert_eq!(self::reason(&response), reason, "{what}");
+                assert_eq!(response.header("connection"), Some("close"), "{what}");
+                assert!(client.closes().await, "{what}");
+            }
+        }
+        assert_eq!(upstream.requests().len(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_have_a_bound_however_they_are_framed() {
+    let upstream = Witness::saying("taken").await;
+    let builder = Gateway::builder().proxy_settings(|settings| settings.max_body_bytes = 1000);
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let chunks = |count: usize| format!("{}0\r\n\r\n", format!("64\r\n{}\r\n", "x".repeat(100)).repeat(count));
+    for (what, length, body, status) in [
+        ("measured", "content-length: 1000", "x".repeat(1000), 200),
+        ("measured, over", "content-length: 1001", "x".repeat(1001), 413),
+        ("chunked", "transfer-encoding: chunked", chunks(10), 200),
+        ("chunked, over", "transfer-encoding: chunked", chunks(11), 413),
+    ] {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        client.send(format!("POST / HTTP/1.1\r\nhost: a\r\n{length}\r\n\r\n{body}").as_bytes()).await;
+        let response = client.response(false).await;
+        assert_eq!(response.status, status, "{what}");
+        if status != 200 {
+            assert_eq!(reason(&response), "body_too_large", "{what}");
+        }
+    }
+    assert_eq!(upstream.requests().len(), 2, "no upstream takes a part for the whole");
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn connections_have_a_bound_and_their_end_makes_room() {
+    let upstream = Witness::saying("x").await;
+    let builder = Gateway::builder().proxy_settings(|settings| settings.max_connections = 2);
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        assert_eq!(client.get("/").await.status, 200);
+        clients.push(client);
+    }
+    let mut third = Client::connect(gateway.proxy_addr()).await;
+    let response = third.response(false).await;
+    assert_eq!((response.status, reason(&response).as_str()), (503, "overloaded"));
+    assert!(third.closes().await);
+    assert_eq!(clients[0].get("/").await.status, 200, "those who are in stay in");
+    let metrics = gateway.metrics(0).await;
+    assert!(metrics.contains("\nrustygate_client_connections_refused_total 1\n"), "{metrics}");
+    assert!(metrics.contains("\nrustygate_client_connections 2\n"), "{metrics}");
+    clients.pop();
+    let admitted = async {
+        loop {
+            let answer = raw(gateway.proxy_addr(), b"GET / HTTP/1.0\r\n\r\n").await;
+            if answer.starts_with(b"HTTP/1.1 200 ") {
+                return;
+            }
+        }
+    };
+    within("room for another", admitted).await;
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_has_so_long_for_a_head_and_between_requests() {
+    let upstream = Witness::saying("x").await;
+    let builder = Gateway::builder().proxy_settings(|settings| {
+        settings.head_timeout = 1;
+        settings.keep_alive_timeout = 1;
+    });
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let addr = gateway.proxy_addr();
+    let slow = async {
+        let mut client = Wire::connect(addr).await;
+        client.send("GET / HTTP/1.1\r\nhost: a\r\n").await;
+        // A byte now and then does not help: the time is for the whole head.
+        for _ in 0.. {
+            client.send("x").await;
+            if !client.is_quiet().await {
+                break;
+            }
+        }
+        assert!(client.until("\r\n").await.contains(" 408 "));
+        client.until("request_timeout").await;
+    };
+    let silent = async {
+        let mut client = Client::connect(addr).await;
+        assert!(client.closes().await, "without a word");
+    };
+    let idle = async {
+        let mut client = Client::connect(addr).await;
+        assert_eq!(client.get("/").await.status, 200);
+        assert!(client.closes().await, "without a word");
+    };
+    tokio::join!(slow, silent, idle);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn each_failure_of_an_upstream_has_its_status_and_reason() {
+    let upstream = Witness::start(|seen| match seen.line().split(' ').nth(1) {
+        Some("/hold") => Reply::Hold,
+        Some("/close") => Reply::Close,
+        Some("/garbage") => Reply::Send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n".to_vec()),
+        Some("/head") => Reply::SendAndClose(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec()),
+        Some("/large") => Reply::Send(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(66_000)).into_bytes()),
+        _ => Reply::Send(answer("x")),
+    })
+    .await;
+    let (deaf, _queue) = deaf().await;
+    let dead = free_port();
+    let url = upstream.url();
+    let manifest = format!(
+        r#"
+routes:
+- {{name: whole, path: /, backend: "{url}", timeout: 300ms}}
+- {{name: one-try, path: /one-try, backend: "{url}/hold", timeouts: {{per_try: 200ms, total: 1h}}}}
+- {{name: dead, path: /dead, backend: "http://127.0.0.1:{dead}"}}
+- {{name: deaf, path: /deaf, backend: "{deaf}", timeouts: {{connect: 200ms}}}}
+- {{name: none, path: /none, backend: [{{url: "{url}", weight: 0}}]}}
+"#
+    );
+    with_gateway(&manifest, async |gateway| {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        for (path, status, expected) in [
+            ("/hold", 504, "upstream_timeout"),
+            ("/one-try", 504, "upstream_timeout"),
+            ("/deaf", 504, "upstream_connect_timeout"),
+            ("/dead", 502, "upstream_connect"),
+            ("/close", 502, "upstream_closed"),
+            ("/head", 502, "upstream_closed"),
+            ("/garbage", 502, "upstream_protocol"),
+            ("/large", 502, "upstream_protocol"),
+            ("/none", 503, "no_endpoint"),
+        ] {
+            let response = client.get(path).await;
+            assert_eq!((response.status, reason(&response).as_str()), (status, expected), "{path}");
+        }
+        assert_eq!(client.get("/").await.text(), "x", "the connection goes on after all of them");
+    })
+    .await;
+}
+
+/// An address that takes no more connections, and what fills its queue.
+async fn deaf() -> (String, Vec<tokio::net::TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).expect("binds");
+    let listener = socket.listen(0).expect("listens");
+    let addr = listener.local_addr().expect("an address");
+    // Never accepted from; it lives as long as the process.
+    std::mem::forget(listener);
+    let mut queue = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(100), tokio::net::TcpStream::connect(addr)).await
+    {
+        queue.push(stream);
+    }
+    (format!("http://{addr}"), queue)
+}
+
+/// Longer than the total time of [`exchange`], shorter than its idle time.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Runs a test with a client and an upstream that has the head of its request.
+async fn exchange(request: &str, test: impl AsyncFnOnce(Wire, Wire)) {
+    let upstream = Upstream::start().await;
+    let timeouts = "{total: 400ms, idle: 1200ms}";
+    let manifest = format!("routes: [{{name: all, path: /, backend: \"{}\", timeouts: {timeouts}}}]", upstream.url());
+    with_gateway(&manifest, async |gateway| {
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send(request).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        test(client, wire).await;
+    })
+    .await;
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+const PIECE: &str = "1\r\nx\r\n";
+
+fn begun(content_type: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_stream_of_events_may_be_silent_for_the_idle_time_and_no_longer() {
+    exchange(GET, async |mut client, mut wire| {
+        wire.send(begun("text/event-stream")).await;
+        for _ in 0..2 {
+            tokio::time::sleep(PAUSE).await;
+            wire.send(PIECE).await;
+            client.until(PIECE).await;
+        }
+        client.end().await;
+        wire.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_body_may_take_long_but_not_be_silent_for_the_total_time() {
+    exchange(GET, async |mut client, mut wire| {
+        wire.send(begun("text/plain")).await;
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            wire.send(PIECE).await;
+            client.until(PIECE).await;
+        }
+        client.end().await;
+        wire.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_may_take_long_but_its_client_not_be_silent_for_the_idle_time() {
+    let post = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n";
+    exchange(post, async |mut client, mut wire| {
+        for _ in 0..2 {
+            tokio::time::sleep(PAUSE).await;
+            client.send("x").await;
+            wire.until("x").await;
+        }
+        assert!(client.until("\r\n").await.contains(" 408 "));
+        client.until("request_timeout").await;
+        wire.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_may_be_silent_for_the_idle_time_and_no_longer() {
+    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    exchange(upgrade, async |mut client, mut wire| {
+        wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        client.head().await;
+        for _ in 0..2 {
+            tokio::time::sleep(PAUSE).await;
+            client.send("x").await;
+            wire.until("x").await;
+        }
+        client.end().await;
+        wire.end().await;
+    })
+    .await;
+}

@@ -1,0 +1,127 @@
+//! A push opens, closes, moves and renames listeners; connections that are open go on.
+
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::{Client, Gateway, Upstream, Wire, Witness, free_port};
+
+/// These listeners, and a route for every request that each of these routes' listeners brings.
+fn manifest(listeners: &[(&str, SocketAddr)], routes: &[(&str, &str)], url: &str) -> String {
+    let mut yaml = String::from("listeners:\n");
+    for (name, address) in listeners {
+        yaml.push_str(&format!("- {{name: {name}, address: \"{address}\"}}\n"));
+    }
+    yaml.push_str("routes:\n");
+    for (path, listener) in routes {
+        yaml.push_str(&format!("- {{path: {path}, listeners: [{listener}], backend: \"{url}\"}}\n"));
+    }
+    yaml
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
+async fn is_open(address: SocketAddr) -> bool {
+    TcpStream::connect(address).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_route_serves_its_listeners_only() {
+    let service = Witness::saying("x").await;
+    let (public, private) = (address(), address());
+    let yaml =
+        manifest(&[("public", public), ("private", private)], &[("/a", "public"), ("/b", "private")], &service.url());
+    let gateway = Gateway::builder().manifest(&yaml).start().await;
+    for (address, a, b) in [(public, 200, 404), (private, 404, 200)] {
+        let mut client = Client::connect(address).await;
+        assert_eq!((client.get("/a").await.status, client.get("/b").await.status), (a, b));
+    }
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn listeners_come_move_change_their_name_and_go_while_their_connections_stay() {
+    let service = Witness::saying("x").await;
+    let url = service.url();
+    let (first, second, third) = (address(), address(), address());
+    let mut gateway = Gateway::builder().manifest(&manifest(&[("web", first)], &[("/a", "web")], &url)).start().await;
+    let mut client = Client::connect(first).await;
+    assert_eq!(client.get("/a").await.status, 200);
+
+    // One more.
+    gateway.replace(&manifest(&[("web", first), ("more", second)], &[("/a", "web"), ("/b", "more")], &url)).await;
+    let mut other = Client::connect(second).await;
+    assert_eq!((other.get("/b").await.status, other.get("/a").await.status), (200, 404));
+    assert_eq!(client.get("/a").await.status, 200);
+
+    // The same sockets under each other's names.
+    gateway.replace(&manifest(&[("more", first), ("web", second)], &[("/a", "web"), ("/b", "more")], &url)).await;
+    assert_eq!((Client::connect(first).await.get("/b").await.status), 200);
+    assert_eq!((Client::connect(second).await.get("/a").await.status), 200);
+    for client in [&mut client, &mut other] {
+        assert!([200, 404].contains(&client.get("/a").await.status), "it goes on");
+    }
+
+    // One moves, the other goes.
+    gateway.replace(&manifest(&[("web", third)], &[("/a", "web")], &url)).await;
+    assert_eq!(gateway.listeners(0).await, [("web".to_owned(), third)]);
+    assert_eq!(Client::connect(third).await.get("/a").await.status, 200);
+    assert!(!is_open(first).await && !is_open(second).await);
+    for client in [&mut client, &mut other] {
+        assert!([200, 404].contains(&client.get("/a").await.status), "it goes on, though nobody new comes that way");
+    }
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_under_way_does_not_notice_that_its_listener_goes() {
+    let upstream = Upstream::start().await;
+    let (old, new) = (address(), address());
+    let yaml = |address| manifest(&[("web", address)], &[("/", "web")], &upstream.url());
+    let mut gateway = Gateway::builder().manifest(&yaml(old)).start().await;
+    let mut client = Wire::connect(old).await;
+    client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf").await;
+    let mut wire = upstream.accept().await;
+    wire.until("half").await;
+    wire.send("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await;
+    client.until("half").await;
+    gateway.replace(&yaml(new)).await;
+    assert!(!is_open(old).await);
+    client.send("rest").await;
+    wire.until("rest").await;
+    wire.send("rest").await;
+    client.until("rest").await;
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_push_with_a_taken_address_changes_nothing_at_all() {
+    let service = Witness::saying("x").await;
+    let url = service.url();
+    let (web, free) = (address(), address());
+    let mut gateway = Gateway::builder().manifest(&manifest(&[("web", web)], &[("/a", "web")], &url)).start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let taken_address = taken.local_addr().expect("an address");
+    let push = manifest(&[("web", web), ("free", free), ("taken", taken_address)], &[("/b", "web")], &url);
+    gateway.write("push.yaml", &push);
+    let refused = gateway.gatectl(&["apply", "--wait", "-f", "push.yaml"]).await.expect_stderr(3);
+    assert!(refused.contains("RG0301") && refused.contains("taken"), "{refused}");
+    assert!(refused.contains(&taken_address.to_string()), "{refused}");
+    assert!(!is_open(free).await, "not even the part that could be");
+    let mut client = Client::connect(web).await;
+    assert_eq!((client.get("/a").await.status, client.get("/b").await.status), (200, 404));
+    let ready = Client::connect(gateway.admin_addr(0)).await.get("/readyz").await;
+    assert_eq!(ready.status, 200, "it serves what it had");
+    let ready: serde_json::Value = serde_json::from_slice(&ready.body).expect("JSON");
+    assert_eq!((&ready["revision"], &ready["refused"]["revision"]), (&1.into(), &2.into()));
+    assert_eq!(ready["refused"]["faults"][0]["name"], "taken");
+
+    drop(taken);
+    let revision = gateway.apply(&push.replace("/b", "/c")).await;
+    assert_eq!(revision, 3);
+    assert_eq!(client.get("/c").await.status, 200);
+    assert!(is_open(free).await && is_open(taken_address).await);
+    gateway.shutdown().await;
+}

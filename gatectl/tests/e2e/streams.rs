@@ -1,0 +1,248 @@
+//! Bodies are carried as they come: nobody is fed more than it takes, and whoever leaves ends the other side too.
+
+use std::time::Duration;
+
+use crate::harness::{Child, End, Gateway, Upstream, Wire, answer, free_port, header, with_gateway, within};
+
+fn all_to(url: &str) -> String {
+    format!("routes: [{{name: all, path: /, backend: \"{url}\"}}]")
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+const UPLOAD: &str = "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n";
+
+const DOWNLOAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+
+const MIB: usize = 1 << 20;
+
+/// Longer than the gateway needs to take what it can.
+const STUCK: Duration = Duration::from_millis(200);
+
+/// The most that may be under way when nobody reads: a little in the gateway, and whatever the system lets its two
+/// sockets grow to.
+fn under_way_max() -> usize {
+    let most = |name: &str| {
+        let limits = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).expect("a limit of the system");
+        limits.split_whitespace().last().and_then(|most| most.parse::<usize>().ok()).expect("a number")
+    };
+    most("tcp_rmem") + most("tcp_wmem") + 8 * MIB
+}
+
+#[tokio::test]
+async fn each_piece_is_passed_on_at_once_in_both_directions() {
+    let upstream = Upstream::start().await;
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        let mut wire = upstream.accept().await;
+        assert_eq!(header(&wire.head().await.headers, "transfer-encoding"), Some("chunked"));
+        wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        client.head().await;
+        // Like a conversation: each side waits for the other's piece.
+        for _ in 0..3 {
+            client.send("4\r\nping\r\n").await;
+            assert_eq!(wire.exactly(9).await, b"4\r\nping\r\n");
+            wire.send("4\r\npong\r\n").await;
+            assert_eq!(client.exactly(9).await, b"4\r\npong\r\n");
+        }
+        client.send("0\r\n\r\n").await;
+        assert_eq!(wire.exactly(5).await, b"0\r\n\r\n");
+        wire.send("0\r\n\r\n").await;
+        assert_eq!(client.exactly(5).await, b"0\r\n\r\n");
+        client.send(GET).await;
+        wire.head().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_stops_the_writer_and_gets_everything_later() {
+    let upstream = Upstream::start().await;
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        let bound = under_way_max();
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send(GET).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        wire.send(DOWNLOAD).await;
+        client.head().await;
+        let sent = wire.send_until_stuck(2 * bound, STUCK).await;
+        assert!(sent < bound, "{sent} bytes went down to nobody");
+        within("the rest", client.skip(sent)).await;
+        drop((client, wire));
+
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send(UPLOAD).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        let sent = client.send_until_stuck(2 * bound, STUCK).await;
+        assert!(sent < bound, "{sent} bytes went up to nobody");
+        within("the rest", wire.skip(sent)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn stalled_streams_cost_a_bounded_piece_of_memory() {
+    const STREAMS: usize = 20;
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().proxies(0).manifest(&all_to(&upstream.url())).start().await;
+    let (listen, admin) = (free_port(), free_port());
+    let (control_plane, listen) = (gateway.control_plane_url(), format!("127.0.0.1:{listen}"));
+    let flags = ["--control-plane", &control_plane, "--listen", &listen, "--workers", "1", "--access-log", "off"];
+    let admin = ["--admin-listen".to_owned(), format!("127.0.0.1:{admin}")];
+    let flags = [&flags[..], &[&admin[0], &admin[1]]].concat();
+    let proxy = Child::data_plane(gateway.folder(), "proxy", &flags);
+    let addr = listen.parse().expect("an address");
+    let serving = async {
+        while !proxy.log().contains("serving a new snapshot") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("a snapshot", serving).await;
+    let mut open = Vec::new();
+    let mut before = 0;
+    for stream in 0..=STREAMS {
+        let mut client = Wire::connect(addr).await;
+        client.send(GET).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        wire.send(DOWNLOAD).await;
+        client.head().await;
+        wire.send_until_stuck(under_way_max(), Duration::from_millis(20)).await;
+        open.push((client, wire));
+        if stream == 0 {
+            before = proxy.resident_kib();
+        }
+    }
+    let grown = proxy.resident_kib().saturating_sub(before);
+    assert!(grown < STREAMS as u64 * 512, "{grown} KiB for {STREAMS} stalled streams");
+    drop(open);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_what_its_upstream_does() {
+    let upstream = Upstream::start().await;
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        for begun in ["", DOWNLOAD] {
+            for reset in [false, true] {
+                let mut client = Wire::connect(gateway.proxy_addr()).await;
+                client.send(GET).await;
+                let mut wire = upstream.accept().await;
+                wire.head().await;
+                if !begun.is_empty() {
+                    wire.send(format!("{begun}some")).await;
+                    client.until("some").await;
+                }
+                match reset {
+                    true => client.reset(),
+                    false => drop(client),
+                }
+                wire.end().await;
+            }
+        }
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send(format!("{UPLOAD}half of it")).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        drop(client);
+        wire.end().await;
+        assert_eq!(wire.buffer, b"half of it");
+        // The count is let go just after the connection.
+        let idle = async {
+            loop {
+                let metrics = gateway.metrics(0).await;
+                let mut active = metrics.lines().filter(|line| line.starts_with("rustygate_active_connections{"));
+                if active.clone().count() > 0 && active.all(|line| line.ends_with(" 0")) {
+                    return;
+                }
+            }
+        };
+        within("no active exchange", idle).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_never_looks_whole() {
+    let upstream = Upstream::start().await;
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        for (answer, reset) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", false),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\nhalf", false),
+            // Without a length, the connection's orderly end is the body's; its failure is not.
+            ("HTTP/1.1 200 OK\r\n\r\nhalf", true),
+        ] {
+            let mut client = Wire::connect(gateway.proxy_addr()).await;
+            client.send(GET).await;
+            let mut wire = upstream.accept().await;
+            wire.head().await;
+            wire.send(answer).await;
+            client.until("half").await;
+            match reset {
+                true => wire.reset(),
+                false => drop(wire),
+            }
+            assert_eq!(client.end().await, End::Reset, "{answer}");
+            assert!(!String::from_utf8_lossy(&client.buffer).contains("0\r\n\r\n"), "{answer}");
+        }
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send(GET).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\n\r\nall of it").await;
+        client.until("all of it").await;
+        drop(wire);
+        client.until("0\r\n\r\n").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_early_answer_comes_down_while_the_upload_goes_on() {
+    let upstream = Upstream::start().await;
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf").await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nearly").await;
+        client.until("early").await;
+        client.send("rest").await;
+        assert_eq!(wire.exactly(8).await, b"halfrest");
+        wire.send(" bird").await;
+        client.until(" bird").await;
+        client.send(GET).await;
+        assert_eq!(wire.head().await.first_line, "GET / HTTP/1.1", "both connections go on");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_early_refusal_reaches_a_client_that_is_still_sending() {
+    let upstream = Upstream::start().await;
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        let mut client = Wire::connect(gateway.proxy_addr()).await;
+        client.send(UPLOAD).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        client.send(vec![b'x'; 64 << 10]).await;
+        // It closes at once, with bytes unread: a reset, as far as the gateway can tell.
+        wire.send("HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbig").await;
+        drop(wire);
+        let head = client.head().await;
+        assert_eq!(head.first_line, "HTTP/1.1 413 Content Too Large");
+        assert_eq!(header(&head.headers, "connection"), Some("close"));
+        client.until("big").await;
+        let mut other = Wire::connect(gateway.proxy_addr()).await;
+        other.send(GET).await;
+        let mut wire = upstream.accept().await;
+        assert_eq!(wire.head().await.first_line, "GET / HTTP/1.1", "nothing of the upload is left on any connection");
+        wire.send(answer("next")).await;
+        other.until("next").await;
+    })
+    .await;
+}
