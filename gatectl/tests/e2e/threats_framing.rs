@@ -4,4 +4,7 @@
 
 mod arena;
 mod chunks;
+mod early_bytes;
 mod heads;
+mod nomination;
+mod undrained;
