@@ -106,8 +106,12 @@ impl Downlink<'_, '_, '_> {
 
     /// Reads the head of the answer, passing interim ones on.
     async fn final_head(&mut self) -> Result<(), Down> {
+        // An interim answer that announces a body, or an end, says so of the connection, not of itself only.
+        let mut closes = false;
         for _ in 0..INTERIM_MAX {
             self.head().await?;
+            closes |= self.response.connection.close;
+            self.response.connection.close = closes;
             match self.response.status {
                 101 if self.agrees_to_upgrade() => return Ok(()),
                 101 => return Err(Down::Failed(ProxyError::UpstreamProtocol)),

@@ -2,6 +2,7 @@
 //! the safe one, nothing of the attack may reach an upstream as a request of its own, and another client that shares the
 //! upstream's connections must go on getting its own answers.
 
+mod answers;
 mod arena;
 mod chunks;
 mod early_bytes;
