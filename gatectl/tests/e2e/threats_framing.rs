@@ -6,6 +6,7 @@ mod answers;
 mod arena;
 mod chunks;
 mod early_bytes;
+mod grammar;
 mod heads;
 mod nomination;
 mod undrained;
