@@ -138,7 +138,8 @@ async fn handle(
 ) -> Result<After, ProxyError> {
     // One canonical view, fixed before anything is decided by it.
     let policy = &x.worker.shared.policy;
-    x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
+    let trusted = x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
+    forward::admit_request(&mut x.request.fields, &x.request.connection, trusted);
     x.target.read(x.request)?;
     upload.check_length()?;
 
@@ -167,7 +168,7 @@ async fn handle(
     record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
 
     let upgrade = wants_websocket(x.request);
-    forward::sanitise_request(&mut x.request.fields, &x.request.connection);
+    forward::sanitise_request(&mut x.request.fields);
 
     // Plugins see end-to-end fields only; the first to answer ends the request here.
     for plugin in rule.plugins.iter().chain(&chosen.plugins) {
