@@ -3,7 +3,9 @@
 //! Each test is a bug that some gateway had, with every spelling of it that is known. What decides is what the
 //! upstreams saw: which of them got the request, and the exact bytes of its target.
 
+mod conditions;
 mod hosts;
+mod identity;
 mod paths;
 mod rewrites;
 
