@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use self::{attempt::Failure, uplink::Upload};
 use crate::{
+    canonical,
     client::Client,
     error::ProxyError,
     forward::{self, Forwarded},
@@ -144,22 +145,24 @@ async fn handle(
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.
-    let (matched, prefix_len) = {
+    let (matched, behind) = {
         let snapshot = x.worker.shared.snapshot.load();
         record.snapshot = snapshot.revision;
         if snapshot.revision == 0 {
             return Err(ProxyError::NotReady);
         }
+        let path = canonical::without_parameters(&x.target.path);
         let view = RequestView {
             listener: x.client.listener,
             method: &x.request.method,
             host: &x.target.host,
-            path: &x.target.path,
+            path: &path,
             query: x.target.query(),
             fields: &x.request.fields,
         };
         let matched = snapshot.router.find(&view).ok_or(ProxyError::NoRoute)?;
-        (Arc::clone(matched.rule), matched.prefix_len)
+        let behind = canonical::behind(&x.target.path, &path[..matched.prefix_len]);
+        (Arc::clone(matched.rule), x.target.path.len() - behind.len())
     };
     let rule: &Rule = rule.insert(matched);
     let index = choose_backend(rule).ok_or(ProxyError::NoEndpoint)?;
@@ -177,7 +180,7 @@ async fn handle(
         }
     }
 
-    let plan = attempt::Plan { rule, chosen, strip: if rule.strip_prefix { prefix_len } else { 0 }, upgrade };
+    let plan = attempt::Plan { rule, chosen, strip: if rule.strip_prefix { behind } else { 0 }, upgrade };
     send(x, upload, record, &plan).await
 }
 
