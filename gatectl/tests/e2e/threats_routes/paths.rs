@@ -199,3 +199,44 @@ async fn the_query_goes_on_as_it_came_and_has_no_say() {
     ])
     .await;
 }
+
+/// Envoy CVE-2026-73511, CVE-2026-73551 and CVE-2026-73553: servers of the Java kind route without the parameters of a
+/// path, so no rule is got round by adding one. They go on as they came.
+#[tokio::test]
+async fn parameters_have_no_say_and_none_is_on_a_dot_segment() {
+    expect(&[
+        ("/private;x", "private /private;x"),
+        ("/private;", "private /private;"),
+        ("/private;x=1;y=2/z;w", "private /private;x=1;y=2/z;w"),
+        ("/private;/../private;x/y", "private /private;x/y"),
+        ("/private;%2e%2e", "private /private;.."),
+        ("/private;a=../x", "private /private;a=../x"),
+        ("/privat%65;%78/z", "private /private;x/z"),
+        ("//private;x//y", "private /private;x/y"),
+        ("/public;a=b/../private", "private /private"),
+        ("/public;a=b/%2e%2e/private;x", "private /private;x"),
+        ("/public;/private", "public /public;/private"),
+        ("/public/;x", "public /public/;x"),
+        ("/;jsessionid=1", "root /;jsessionid=1"),
+        ("/public;x?/private", "public /public;x?/private"),
+        ("http://h/private;x", "private /private;x"),
+        ("http://h;x/private", "400 bad_target"),
+        ("/..;/private", "400 bad_target"),
+        ("/.;/private", "400 bad_target"),
+        ("/%2e%2e;/private", "400 bad_target"),
+        ("/%2e;/private", "400 bad_target"),
+        ("/public/..;/private", "400 bad_target"),
+        ("/public/..;a=b/private", "400 bad_target"),
+        ("/public/.%2e;a=b/private", "400 bad_target"),
+        ("/public/..%3b/private", "400 bad_target"),
+        ("/public/..%3B", "400 bad_target"),
+        ("/public/..;", "400 bad_target"),
+        ("/;/private", "400 bad_target"),
+        ("/;x/private", "400 bad_target"),
+        ("/public/;/../private", "400 bad_target"),
+        ("/public/;%2f../private", "400 bad_target"),
+        ("/;%2f..%2fprivate", "400 bad_target"),
+        ("/public/x;\\..\\private", "400 bad_target"),
+    ])
+    .await;
+}
