@@ -21,6 +21,7 @@ mod restart;
 mod retries;
 mod streams;
 mod telemetry;
+mod threats_framing;
 mod threats_routes;
 mod torture;
 mod wait;
