@@ -30,8 +30,8 @@ pub enum Refused {
     /// Some servers read it as a slash, others do not.
     #[error("the path has a backslash")]
     PathBackslash,
-    /// `/..;x/`: some servers drop the parameter and go up, others do not.
-    #[error("the path has a parameter on a dot segment")]
+    /// `/..;x/`, `/;x/`: some servers drop the parameter and then go up, or see no segment at all; others do not.
+    #[error("the path has a parameter on a dot segment or an empty one")]
     PathDotParameter,
     /// `/..`: there is nothing above the root.
     #[error("the path leads above the root")]
@@ -100,6 +100,8 @@ fn is_plain(raw: &[u8]) -> Result<bool, Refused> {
             Class::Slash => after_slash = true,
             Class::Dot if after_slash && may_be_dot_segment(&raw[index..]) => return Ok(false),
             Class::Dot => after_slash = false,
+            Class::Semicolon if after_slash => return Ok(false),
+            Class::Semicolon => {}
             Class::Percent => return Ok(false),
             Class::Refused => return Err(refusal(byte)),
         }
@@ -117,6 +119,7 @@ enum Class {
     Plain,
     Slash,
     Dot,
+    Semicolon,
     Percent,
     Refused,
 }
@@ -128,6 +131,7 @@ const CLASSES: [Class; 256] = {
         classes[byte] = match byte as u8 {
             b'/' => Class::Slash,
             b'.' => Class::Dot,
+            b';' => Class::Semicolon,
             b'%' => Class::Percent,
             b'#' | b'?' | b'\\' => Class::Refused,
             _ => Class::Plain,
@@ -160,7 +164,7 @@ fn rewrite(raw: &[u8]) -> Result<Vec<u8>, Refused> {
                 let parent = out[..start].iter().rposition(|&byte| byte == b'/').ok_or(Refused::PathAboveRoot)?;
                 out.truncate(parent + usize::from(last));
             }
-            text if has_dot_parameter(text) => return Err(Refused::PathDotParameter),
+            text if has_dot_parameter(text) || (text[0] == b';' && !last) => return Err(Refused::PathDotParameter),
             _ => {}
         }
     }
@@ -209,6 +213,34 @@ fn hex(digit: &u8) -> Option<u8> {
 /// RFC 3986 section 2.3.
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+/// What a canonical path is matched by: without the parameters of its segments (`/a;x=1/b` is `/a/b`). Many servers
+/// route without them, so no rule may be got round by adding one.
+#[must_use]
+pub fn without_parameters(path: &str) -> Cow<'_, str> {
+    if memchr::memchr(b';', path.as_bytes()).is_none() {
+        return Cow::Borrowed(path);
+    }
+    let mut bare = String::with_capacity(path.len());
+    for segment in path.split_inclusive('/') {
+        match segment.split_once(';') {
+            Some((name, parameters)) => {
+                bare.push_str(name);
+                bare.push_str(if parameters.ends_with('/') { "/" } else { "" });
+            }
+            None => bare.push_str(segment),
+        }
+    }
+    Cow::Owned(bare)
+}
+
+/// What is left of a canonical path behind as many segments as the `prefix` has. Of the path itself, whose parameters
+/// the prefix does not have.
+#[must_use]
+pub fn behind<'p>(path: &'p str, prefix: &str) -> &'p str {
+    let segments = memchr::memchr_iter(b'/', prefix.as_bytes()).count();
+    memchr::memchr_iter(b'/', path.as_bytes()).nth(segments).map_or("", |at| &path[at..])
 }
 
 /// The canonical form of a Host field or authority: lower case, the port apart, no dot at the end.

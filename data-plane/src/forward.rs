@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The most entries of an `X-Forwarded-For` chain that are believed and passed on; the oldest go first.
+/// The most entries of an `X-Forwarded-For` or `Forwarded` chain that are believed and passed on; the oldest go first.
 const FORWARDED_FOR_MAX: usize = 32;
 
 /// Addresses of proxies in front of this one that tell the truth about their clients.
@@ -87,24 +87,21 @@ impl Forwarded {
         self.client = None;
     }
 
-    /// Reads what the peer says of its client: nothing unless it is trusted.
-    pub fn read(&mut self, fields: &Fields, peer: IpAddr, trusted: &TrustedProxies) {
+    /// Reads what the peer says of its client: nothing unless it is trusted, which is told.
+    pub fn read(&mut self, fields: &Fields, peer: IpAddr, trusted: &TrustedProxies) -> bool {
         self.clear();
         self.client = Some(peer);
         if trusted.0.is_empty() || !trusted.contains(peer) {
-            return;
+            return false;
         }
         for value in fields.get_all("x-forwarded-for") {
             join(&mut self.chain, value);
         }
-        let entries = self.chain.split(|&byte| byte == b',').filter(|entry| !entry.trim_ascii().is_empty()).count();
-        for _ in FORWARDED_FOR_MAX..entries {
-            let cut = memchr::memchr(b',', &self.chain).map_or(self.chain.len(), |at| at + 1);
-            self.chain.drain(..cut);
-        }
+        keep_nearest(&mut self.chain);
         for value in fields.get_all("forwarded") {
             join(&mut self.elements, value);
         }
+        keep_nearest(&mut self.elements);
         self.proto = match fields.get("x-forwarded-proto") {
             Some(b"https") => Some("https"),
             Some(b"http") => Some("http"),
@@ -113,11 +110,17 @@ impl Forwarded {
         if let Some(host) = fields.get("x-forwarded-host") {
             self.host.extend_from_slice(host);
         }
-        let client = match self.chain.is_empty() {
-            false => right_most_untrusted(&self.chain, bare_address, trusted),
-            true => right_most_untrusted(&self.elements, element_address, trusted),
-        };
+        let mut client = right_most_untrusted(&self.elements, element_address, trusted);
+        if !self.chain.is_empty() {
+            let chained = right_most_untrusted(&self.chain, bare_address, trusted);
+            // A proxy that keeps one of the two lets the other through as its client wrote it.
+            if client != chained {
+                self.elements.clear();
+            }
+            client = chained;
+        }
         self.client = Some(client.unwrap_or(peer));
+        true
     }
 }
 
@@ -126,6 +129,13 @@ fn join(list: &mut Vec<u8>, value: &[u8]) {
         list.extend_from_slice(b", ");
     }
     list.extend_from_slice(value);
+}
+
+/// Cuts a chain to its nearest entries. From its end, in one pass: it is as long as a client cares to make it.
+fn keep_nearest(chain: &mut Vec<u8>) {
+    let Some(comma) = memchr::memrchr_iter(b',', chain).nth(FORWARDED_FOR_MAX - 1) else { return };
+    let blanks = chain[comma + 1..].iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
+    chain.drain(..=comma + blanks);
 }
 
 /// Walks the chain from the nearest hop; a hop that is no address ends the trust.
@@ -172,18 +182,29 @@ enum Fate {
     Keep,
     /// Goes on, even if the sender nominates it as hop-by-hop: taking it away would change what is asked.
     Protected,
-    /// Ends here.
+    /// Ends here, once it was seen for what it is.
     Drop,
+    /// Says who the client is, which only a trusted proxy may; ends here.
+    Identity,
+    /// Is the gateway's own to say.
+    Own,
 }
 
-/// Removes from a request what must not reach the upstream. Afterwards the fields are end-to-end ones only;
-/// the gateway writes Host, framing, connection and identity itself.
-pub fn sanitise_request(fields: &mut Fields, connection: &Connection) {
+/// Removes from a request, before anything is decided by it, what its sender may not say and what the upstream will
+/// not see because the sender nominates it.
+pub fn admit_request(fields: &mut Fields, connection: &Connection, trusted: bool) {
     fields.retain(|name, _| match request_fate(name) {
         Fate::Keep => !connection.nominates(name),
-        Fate::Protected => true,
-        Fate::Drop => false,
+        Fate::Protected | Fate::Drop => true,
+        Fate::Identity => trusted,
+        Fate::Own => false,
     });
+}
+
+/// Removes from an admitted request what must not reach the upstream. Afterwards the fields are end-to-end ones only;
+/// the gateway writes Host, framing, connection and identity itself.
+pub fn sanitise_request(fields: &mut Fields) {
+    fields.retain(|name, _| matches!(request_fate(name), Fate::Keep | Fate::Protected));
 }
 
 /// Removes from a response what must not reach the client. `keep_length` where the length field describes a body
@@ -193,6 +214,7 @@ pub fn sanitise_response(fields: &mut Fields, connection: &Connection, keep_leng
         Fate::Keep => !connection.nominates(name),
         Fate::Protected => true,
         Fate::Drop => keep_length && name.eq_ignore_ascii_case("content-length"),
+        Fate::Identity | Fate::Own => false,
     });
 }
 
@@ -212,13 +234,16 @@ fn request_fate(name: &str) -> Fate {
             }
         }
         Some(b'e') if is("expect") => Fate::Drop,
-        Some(b'f') if alias_is(name, "forwarded") => Fate::Drop,
+        Some(b'f') if is("forwarded") => Fate::Identity,
         Some(b'h') if is("host") || is("http2-settings") => Fate::Drop,
         Some(b'k') if is("keep-alive") => Fate::Drop,
         Some(b'p') if is("proxy-connection") || is("proxy-authorization") || is("proxy-authenticate") => Fate::Drop,
+        // CGI makes HTTP_PROXY of it, which many a client library takes for its proxy.
+        Some(b'p') if is("proxy") => Fate::Own,
         Some(b't') if is("te") || alias_is(name, "transfer-encoding") => Fate::Drop,
         Some(b'u') if is("upgrade") => Fate::Drop,
-        Some(b'x') if begins("x-forwarded-") || begins("x-rustygate-") || alias_is(name, "x-real-ip") => Fate::Drop,
+        Some(b'x') if begins("x-rustygate-") => Fate::Own,
+        Some(b'x') if begins("x-forwarded-") || alias_is(name, "x-real-ip") => Fate::Identity,
         _ => Fate::Keep,
     }
 }
@@ -240,22 +265,25 @@ fn response_fate(name: &str) -> Fate {
         Some(b's') if is("set-cookie") => Fate::Protected,
         Some(b't') if is("te") || is("transfer-encoding") => Fate::Drop,
         Some(b'u') if is("upgrade") => Fate::Drop,
-        Some(b'x') if alias_begins(name, "x-rustygate-") => Fate::Drop,
+        Some(b'x') if alias_begins(name, "x-rustygate-") => Fate::Own,
         _ => Fate::Keep,
     }
 }
 
-/// Equal without case, `_` counting as `-`: some upstreams read both as one name.
-fn alias_is(name: &str, known: &str) -> bool {
+/// Equal without case, and whatever is neither letter nor digit counting as `-`: CGI and its kind read all of these as
+/// one name.
+pub fn alias_is(name: &str, known: &str) -> bool {
     name.len() == known.len() && alias_begins(name, known)
 }
 
+/// The same for the beginning of a name.
 pub fn alias_begins(name: &str, known: &str) -> bool {
+    let other = |byte: u8| !byte.is_ascii_alphanumeric();
     name.len() >= known.len()
         && name
             .bytes()
             .zip(known.bytes())
-            .all(|(byte, known)| byte.eq_ignore_ascii_case(&known) || (byte == b'_' && known == b'-'))
+            .all(|(byte, known)| byte.eq_ignore_ascii_case(&known) || (other(byte) && other(known)))
 }
 
 /// Who asked, and for what: what the gateway writes into the upstream's head besides the client's own fields.

@@ -79,7 +79,7 @@ impl Plugin {
     /// The request phase: may change the fields that go upstream, or answer.
     pub fn on_request(&self, fields: &mut Fields) -> Flow {
         match &self.kind {
-            Kind::Headers(headers) => headers.request.apply(fields),
+            Kind::Headers(headers) => headers.request.apply_to_request(fields),
             Kind::Respond(response) => return Flow::Respond(response.clone()),
         }
         Flow::Continue
@@ -88,7 +88,7 @@ impl Plugin {
     /// The response phase: may change the fields that go to the client.
     pub fn on_response(&self, fields: &mut Fields) {
         match &self.kind {
-            Kind::Headers(headers) => headers.response.apply(fields),
+            Kind::Headers(headers) => headers.response.apply_to_response(fields),
             Kind::Respond(_) => {}
         }
     }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use self::{attempt::Failure, uplink::Upload};
 use crate::{
+    canonical,
     client::Client,
     error::ProxyError,
     forward::{self, Forwarded},
@@ -138,27 +139,30 @@ async fn handle(
 ) -> Result<After, ProxyError> {
     // One canonical view, fixed before anything is decided by it.
     let policy = &x.worker.shared.policy;
-    x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
+    let trusted = x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
+    forward::admit_request(&mut x.request.fields, &x.request.connection, trusted);
     x.target.read(x.request)?;
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.
-    let (matched, prefix_len) = {
+    let (matched, behind) = {
         let snapshot = x.worker.shared.snapshot.load();
         record.snapshot = snapshot.revision;
         if snapshot.revision == 0 {
             return Err(ProxyError::NotReady);
         }
+        let path = canonical::without_parameters(&x.target.path);
         let view = RequestView {
             listener: x.client.listener,
             method: &x.request.method,
             host: &x.target.host,
-            path: &x.target.path,
+            path: &path,
             query: x.target.query(),
             fields: &x.request.fields,
         };
         let matched = snapshot.router.find(&view).ok_or(ProxyError::NoRoute)?;
-        (Arc::clone(matched.rule), matched.prefix_len)
+        let behind = canonical::behind(&x.target.path, &path[..matched.prefix_len]);
+        (Arc::clone(matched.rule), x.target.path.len() - behind.len())
     };
     let rule: &Rule = rule.insert(matched);
     let index = choose_backend(rule).ok_or(ProxyError::NoEndpoint)?;
@@ -167,7 +171,7 @@ async fn handle(
     record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
 
     let upgrade = wants_websocket(x.request);
-    forward::sanitise_request(&mut x.request.fields, &x.request.connection);
+    forward::sanitise_request(&mut x.request.fields);
 
     // Plugins see end-to-end fields only; the first to answer ends the request here.
     for plugin in rule.plugins.iter().chain(&chosen.plugins) {
@@ -176,7 +180,7 @@ async fn handle(
         }
     }
 
-    let plan = attempt::Plan { rule, chosen, strip: if rule.strip_prefix { prefix_len } else { 0 }, upgrade };
+    let plan = attempt::Plan { rule, chosen, strip: if rule.strip_prefix { behind } else { 0 }, upgrade };
     send(x, upload, record, &plan).await
 }
 

@@ -31,7 +31,7 @@ pub struct RequestView<'a> {
     pub method: &'a str,
     /// Canonical: lower case, no port, no dot at the end; "" if the client sent none (HTTP/1.0).
     pub host: &'a str,
-    /// Canonical, begins with a slash.
+    /// Canonical and without parameters ([`crate::canonical::without_parameters`]), begins with a slash.
     pub path: &'a str,
     /// Without its question mark.
     pub query: Option<&'a str>,

@@ -44,7 +44,7 @@ pub(super) fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Re
         listener: &request.listener,
         method,
         host: &host,
-        path: &path,
+        path: &canonical::without_parameters(&path),
         query: url.query,
         fields: &fields,
     };

@@ -72,8 +72,40 @@ fn parameters_on_dot_segments_are_refused_and_stay_elsewhere() {
     for raw in ["/..;/admin", "/.;/admin", "/%2e%2e;/admin", "/a/..;x=1/b", "/..%3b/admin", "/.%3B"] {
         assert_eq!(canonical(raw), Err(Refused::PathDotParameter), "{raw}");
     }
+    for raw in ["/;x/admin", "/a/;/b", "//;/b", "/a//;x//", "/;x/..", "/%61/;/b"] {
+        assert_eq!(canonical(raw), Err(Refused::PathDotParameter), "{raw}");
+    }
     assert_eq!(canonical("/admin;x").as_deref(), Ok("/admin;x"));
+    assert_eq!(canonical("/app/;jsessionid=1").as_deref(), Ok("/app/;jsessionid=1"));
     assert_eq!(canonical("/public;a=b/../admin").as_deref(), Ok("/admin"));
+}
+
+#[test]
+fn a_path_is_matched_without_parameters_and_goes_on_with_them() {
+    for (path, bare) in [
+        ("/a/b", "/a/b"),
+        ("/a;x=1/b;y;z=2", "/a/b"),
+        ("/a;/b;", "/a/b"),
+        ("/;x", "/"),
+        ("/a/;x", "/a/"),
+        ("/a;x/", "/a/"),
+        ("/a%3Bx", "/a%3Bx"),
+    ] {
+        assert_eq!(without_parameters(path), bare, "{path}");
+    }
+    for (path, prefix, rest) in [
+        ("/a/b", "/a", "/b"),
+        ("/a", "/a", ""),
+        ("/a/", "/a", "/"),
+        ("/a;x/b;y/c", "/a", "/b;y/c"),
+        ("/a;x/b;y/c", "/a/b", "/c"),
+        ("/a;x", "/a", ""),
+        ("/a;x/", "/a", "/"),
+        ("/a/;x", "/a", "/;x"),
+        ("/;x", "", "/;x"),
+    ] {
+        assert_eq!(behind(path, prefix), rest, "{path} behind {prefix}");
+    }
 }
 
 #[test]
@@ -153,6 +185,10 @@ proptest! {
                 || canonical(&once).as_deref() == Ok(once.as_str()), "{} -> {:?}", once, canonical(&once));
             prop_assert!(!once.contains("//"));
             prop_assert!(once.split('/').all(|segment| segment != "." && segment != ".."));
+            // Taking the parameters away makes nothing that is not canonical, and no segment goes with them.
+            let bare = without_parameters(&once);
+            prop_assert_eq!(canonical(&bare), Ok(bare.clone().into_owned()));
+            prop_assert_eq!(bare.matches('/').count(), once.matches('/').count());
         }
     }
 

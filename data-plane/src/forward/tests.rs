@@ -25,7 +25,8 @@ fn hop_by_hop_and_nominated_fields_end_here() {
          Keep-Alive: 5\r\nTE: gzip\r\nProxy-Connection: x\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\
          Authorization: b\r\nContent-Type: t\r\nAccept: c\r\n\r\n",
     );
-    sanitise_request(&mut head.fields, &head.connection);
+    admit_request(&mut head.fields, &head.connection, false);
+    sanitise_request(&mut head.fields);
     assert_eq!(names(&head.fields), ["Authorization", "Content-Type", "Accept"]);
 }
 
@@ -35,8 +36,22 @@ fn identities_of_the_gateway_cannot_be_forged_by_any_spelling() {
         "GET / HTTP/1.1\r\nHost: a\r\nX-RustyGate-Backend: x\r\nx_rustygate_route: x\r\nX-Forwarded-Prefix: x\r\n\
          X_Forwarded_For: 1\r\nx-forwarded-FOR: 2\r\nForwarded: for=1\r\nX-Real-IP: 3\r\nX_Real_IP: 3\r\nX-Mine: 1\r\n\r\n",
     );
-    sanitise_request(&mut head.fields, &head.connection);
+    admit_request(&mut head.fields, &head.connection, false);
+    sanitise_request(&mut head.fields);
     assert_eq!(names(&head.fields), ["X-Mine"]);
+}
+
+#[test]
+fn nothing_is_decided_by_what_a_stranger_may_not_say_or_the_upstream_will_not_see() {
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Role\r\nX-Role: admin\r\nX-RustyGate-Route: x\r\n\
+                X-Forwarded-Proto: https\r\nForwarded: for=1\r\nX.Real.IP: 3\r\nProxy: x\r\nUpgrade: h2c\r\n\r\n";
+    let admitted = |trusted| {
+        let mut head = request(text);
+        admit_request(&mut head.fields, &head.connection, trusted);
+        names(&head.fields).join(" ")
+    };
+    assert_eq!(admitted(false), "Host Connection Upgrade");
+    assert_eq!(admitted(true), "Host Connection X-Forwarded-Proto Forwarded X.Real.IP Upgrade");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! ```
 
 use super::config::{Config, Field};
-use crate::{fields::Fields, snapshot::fault::Faults};
+use crate::{fields::Fields, forward::alias_is, snapshot::fault::Faults};
 
 #[derive(Debug)]
 pub(super) struct Headers {
@@ -39,10 +39,22 @@ fn edit(config: &Config<'_>, key: &str, faults: &mut Faults) -> Edit {
 }
 
 impl Edit {
-    pub fn apply(&self, fields: &mut Fields) {
+    /// What is removed or set is so in every spelling that an upstream may read as the same name: a client cannot keep
+    /// what it sent as `X_Team`.
+    pub fn apply_to_request(&self, fields: &mut Fields) {
+        let own = |name: &str| self.set.iter().any(|(set, _)| alias_is(name, set));
+        fields.retain(|name, _| !self.remove.iter().any(|remove| alias_is(name, remove)) && !own(name));
+        self.write(fields);
+    }
+
+    pub fn apply_to_response(&self, fields: &mut Fields) {
         for name in &self.remove {
             fields.remove(name);
         }
+        self.write(fields);
+    }
+
+    fn write(&self, fields: &mut Fields) {
         for (name, value) in &self.set {
             fields.set(name, value);
         }

@@ -86,7 +86,7 @@ fn answer(snapshot: &Snapshot, request: &wire::ExplainRequest) -> wire::ExplainR
         listener: &request.listener,
         method: &request.method,
         host: &host,
-        path: &path,
+        path: &canonical::without_parameters(&path),
         query: target.query,
         fields: &fields,
     };

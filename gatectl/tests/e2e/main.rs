@@ -22,5 +22,6 @@ mod retries;
 mod streams;
 mod telemetry;
 mod threats_framing;
+mod threats_routes;
 mod torture;
 mod wait;

@@ -135,6 +135,12 @@ fn check_path<'a>(path: &'a str, field: fmt::Arguments<'_>, faults: &mut Faults)
         return None;
     }
     match canonical::path(path.as_bytes()) {
+        Ok(canonical) if canonical == path && path.contains(';') => {
+            let message =
+                format_args!("{path:?} has a parameter; paths are matched without theirs, so no request has it");
+            let hint = format_args!("write {:?}", canonical::without_parameters(path));
+            faults.add_with_hint(fault::BAD_PATH, field, message, hint);
+        }
         Ok(canonical) if canonical == path => return Some(path),
         Ok(canonical) => {
             let message = format_args!("{path:?} is not in its canonical form, so no request has it");
