@@ -45,6 +45,11 @@ bench-peers *args:
     cargo build --release --workspace --bins
     "{{ target }}/release/bench-peers" {{ args }}
 
+# One route changes among 100,000, under load: time to the ACK, and what requests feel: `just bench-scale --markdown`.
+bench-scale *args:
+    cargo build --release --workspace --bins
+    "{{ target }}/release/bench-scale" {{ args }}
+
 # Everything in one process, with demo backends: `just dev`, or `just dev -f my.yaml --watch`.
 dev *args="--demo":
     cargo run -- dev {{ args }}

@@ -1,3 +1,4 @@
-//! RustyGate benchmarks: criterion benches in `benches/`, load runs beside the peers in `src/bin/`.
+//! RustyGate benchmarks: criterion benches in `benches/`, load runs in `src/bin/`.
 
 pub mod peers;
+pub mod scale;

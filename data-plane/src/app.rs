@@ -38,6 +38,10 @@ use crate::{
     worker::{Policy, Shared},
 };
 
+/// How much lower than the workers' the priority of everything beside them is. On a core that both want, the workers
+/// then need not wait for the end of a time slice that goes to compiling or saving a large snapshot.
+const BACKGROUND_NICENESS: i32 = 5;
+
 /// How long the last write of the snapshot to disk may take on shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -149,9 +153,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     registry.register_collector(Box::new(RequestCollector(Arc::clone(&metrics))));
     let health = Arc::new(Health::default());
 
-    let background =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("background").enable_all().build()?;
-    let background = Background(Some(background));
+    let background = Background(Some(background_runtime()?));
     let handle = background.handle();
     let opening = handle.spawn_blocking(move || (Sync::open(config, &mut registry), registry));
     let (sync, registry) = opening.await.map_err(io::Error::other)?;
@@ -263,6 +265,19 @@ impl Drop for Running {
     }
 }
 
+fn background_runtime() -> io::Result<Runtime> {
+    // Of the calling thread; a failure leaves the background as urgent as the workers, which is no harm by itself.
+    let niceness = rustix::process::getpriority_process(None).unwrap_or(0).saturating_add(BACKGROUND_NICENESS);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("background")
+        .on_thread_start(move || {
+            let _ = rustix::process::setpriority_process(None, niceness);
+        })
+        .enable_all()
+        .build()
+}
+
 /// A runtime cannot be dropped inside another: if the start fails midway, this one is let go of instead.
 struct Background(Option<Runtime>);
 
@@ -309,5 +324,25 @@ fn policy(settings: &Settings) -> Policy {
         keep_alive_timeout: Duration::from_secs(settings.keep_alive_timeout),
         trusted_proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
         debug_headers: settings.debug_headers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_worker_yields_to_them() {
+        let own = rustix::process::getpriority_process(None).expect("Linux tells");
+        let background = background_runtime().expect("threads");
+        let of_thread = || rustix::process::getpriority_process(None).expect("Linux tells");
+        // A blocking thread is started by another of the background, from which it has its priority already.
+        let both = background.block_on(
+            background
+                .spawn(async move { (of_thread(), tokio::task::spawn_blocking(of_thread).await.expect("no panic")) }),
+        );
+        let lower = (own + BACKGROUND_NICENESS).min(19);
+        assert_eq!(both.expect("no panic"), (lower, lower));
+        assert_eq!(rustix::process::getpriority_process(None).expect("Linux tells"), own, "the caller keeps its own");
     }
 }

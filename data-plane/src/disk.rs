@@ -27,6 +27,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustygate_proto::v1 as wire;
@@ -63,6 +64,11 @@ pub struct Restored {
     /// The same, compiled.
     pub snapshot: Snapshot,
 }
+
+/// How long a proxy waits for one that is just ending, or for a child that it was about to become, to let go.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -126,10 +132,17 @@ impl Folder {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
         let lock_path = path.join(LOCK);
         let lock = private().truncate(false).open(&lock_path).map_err(failed(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), current_is_good: false, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(failed(&lock_path)(source)),
+        let mut patience = LOCK_PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path: path.to_owned(), current_is_good: false, _lock: lock }),
+                Err(TryLockError::WouldBlock) if !patience.is_zero() => {
+                    std::thread::sleep(LOCK_PAUSE);
+                    patience = patience.saturating_sub(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(path.to_owned())),
+                Err(TryLockError::Error(source)) => return Err(failed(&lock_path)(source)),
+            }
         }
     }
 

@@ -79,9 +79,12 @@ impl ProxyError {
             Self::BadHead(HeadError::Version) => "version_not_supported",
             Self::BadHead(HeadError::Expectation) => "expectation_failed",
             Self::BadHead(HeadError::Host) => "bad_host",
-            Self::BadHead(HeadError::TransferEncoding | HeadError::ContentLength | HeadError::LengthAndCoding) => {
-                "bad_framing"
-            }
+            Self::BadHead(
+                HeadError::TransferEncoding
+                | HeadError::ContentLength
+                | HeadError::LengthMissing
+                | HeadError::LengthAndCoding,
+            ) => "bad_framing",
             Self::BadHead(HeadError::Malformed) => "bad_request",
             Self::BadTarget(_) | Self::BadForm => "bad_target",
             Self::MethodNotAllowed => "method_not_allowed",

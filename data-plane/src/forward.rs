@@ -7,7 +7,7 @@ use crate::{
     fields::Fields,
     http1::{
         Framing, Version,
-        head::{Connection, RequestHead, ResponseHead},
+        head::{Connection, RequestHead, ResponseHead, defines_body},
         write,
     },
 };
@@ -279,7 +279,7 @@ pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, identity: 
     }
     match request.framing {
         // A method that defines a body says that it has none.
-        Framing::Empty if matches!(request.method.as_str(), "POST" | "PUT" | "PATCH") => {
+        Framing::Empty if defines_body(&request.method) => {
             write::field(out, "Content-Length", b"0");
         }
         framing => write::framing_field(out, framing),

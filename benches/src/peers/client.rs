@@ -212,7 +212,7 @@ impl Worker {
 }
 
 /// What a head announces, if it is the head of a good answer.
-fn body_bytes(head: &[u8]) -> anyhow::Result<usize> {
+pub(crate) fn body_bytes(head: &[u8]) -> anyhow::Result<usize> {
     let text = std::str::from_utf8(head).context("a head that is not text")?;
     let mut lines = text.split("\r\n");
     let status_line = lines.next().unwrap_or_default();

@@ -126,13 +126,23 @@ impl Process {
         }
     }
 
+    /// Resident memory now, in bytes, summed over the processes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.sum_of_status("VmRSS:")
+    }
+
     /// Peak of resident memory since the last reset, in bytes, summed over the processes.
     #[must_use]
     pub fn peak_memory(&self) -> u64 {
+        self.sum_of_status("VmHWM:")
+    }
+
+    fn sum_of_status(&self, field: &str) -> u64 {
         tree(self.child.id())
             .into_iter()
             .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok())
-            .filter_map(|status| peak_bytes(&status))
+            .filter_map(|status| status_bytes(&status, field))
             .sum()
     }
 }
@@ -249,8 +259,8 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     Some(user + nice + system + irq + softirq + steal)
 }
 
-fn peak_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn status_bytes(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
@@ -305,7 +315,7 @@ mod tests {
     fn kernel_files_are_read() {
         assert_eq!(on_cpu_ns("943804615 1143216 64\n").ok(), Some(943_804_615));
         assert_eq!(busy_ticks("cpu  1 2 3 400 500 6 7 8 0 0\ncpu0 9 9 9 9 9 9 9 9 9 9\n"), Some(27));
-        assert_eq!(peak_bytes("VmPeak:\t 9 kB\nVmHWM:\t    3872 kB\n"), Some(3872 << 10));
+        assert_eq!(status_bytes("VmPeak:\t 9 kB\nVmHWM:\t    3872 kB\n", "VmHWM:"), Some(3872 << 10));
         assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));
     }
 }

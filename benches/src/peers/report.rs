@@ -63,7 +63,9 @@ impl Machine {
         }
     }
 
-    fn line(&self) -> String {
+    /// All of it in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
         let Self { processor, cores, kernel, date } = self;
         format!("{processor}, {cores} cores, Linux {kernel}, {date}")
     }
@@ -284,7 +286,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 /// The first column to the left, the others to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<_> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
     rows.iter()
@@ -298,7 +300,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
         .collect()
 }
 
-fn markdown_table(rows: &[Vec<String>]) -> String {
+pub(crate) fn markdown_table(rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let Some((head, body)) = rows.split_first() else { return String::new() };
     let rule = format!("|---{}|\n", "|--:".repeat(head.len() - 1));

@@ -14,8 +14,8 @@ use super::{
     proxy::{Field, Kind, Missing, Proxy, Setting},
 };
 
-const CONTROL_PLANE: &str = "rustygate-control-plane";
-const DATA_PLANE: &str = "rustygate-data-plane";
+pub(crate) const CONTROL_PLANE: &str = "rustygate-control-plane";
+pub(crate) const DATA_PLANE: &str = "rustygate-data-plane";
 const GATECTL: &str = "gatectl";
 
 /// Starts one control plane and a data plane of each kind, and adds them to the field.
@@ -44,7 +44,7 @@ pub async fn start(kinds: &[Kind], setting: &Setting, field: &mut Field) -> anyh
 }
 
 /// The folder of this program, or the release folder of cargo's target directory.
-fn folder_of_binaries() -> anyhow::Result<Option<PathBuf>> {
+pub(crate) fn folder_of_binaries() -> anyhow::Result<Option<PathBuf>> {
     let beside = std::env::current_exe()?.parent().map(Path::to_owned);
     let built = std::env::var_os("CARGO_TARGET_DIR").map(|target| Path::new(&target).join("release"));
     let complete =

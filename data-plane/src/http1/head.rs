@@ -37,6 +37,9 @@ pub enum HeadError {
     /// Repeated, or not a plain decimal number below 2^63.
     #[error("the content length is not one plain number")]
     ContentLength,
+    /// None in an HTTP/1.0 request whose method defines a body: it would end with the connection.
+    #[error("an HTTP/1.0 request with this method must have a content length")]
+    LengthMissing,
     /// Both a Content-Length and a Transfer-Encoding.
     #[error("both a content length and a transfer coding are given")]
     LengthAndCoding,
@@ -215,6 +218,11 @@ impl RequestHead {
         if lengths.chunked && self.version == Version::Http10 {
             return Err(HeadError::TransferEncoding);
         }
+        // Whatever such a client sends next, it may mean as the body (RFC 1945 section 8.3).
+        let unlimited = self.version == Version::Http10 && lengths.content_length.is_none();
+        if unlimited && defines_body(&self.method) {
+            return Err(HeadError::LengthMissing);
+        }
         self.framing = match lengths {
             Lengths { chunked: true, content_length: Some(_) } => return Err(HeadError::LengthAndCoding),
             Lengths { chunked: true, content_length: None } => Framing::Chunked,
@@ -331,6 +339,12 @@ fn head_end(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
         return Err(HeadError::Malformed);
     }
     if bytes.len() >= HEAD_BYTES_MAX { Err(HeadError::TooLarge) } else { Ok(None) }
+}
+
+/// Whether requests of this method usually have a body, so that one without must say so.
+#[must_use]
+pub fn defines_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
 }
 
 /// Whether a list of tokens has one.

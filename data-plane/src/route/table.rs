@@ -3,20 +3,23 @@
 //! One map goes from host to what the host has; one map goes from (host, kind of path, path) to the list
 //! of matches there, sorted by precedence. A host knows how many segments its prefixes have, so a lookup probes
 //! once for the exact path and once for each length of prefix that exists, from the longest. None of
-//! this depends on the number of routes. Regex paths are the exception: a host's are one set, tried after all else.
+//! this depends on the number of routes. What does is how much of the tables the processor's caches hold, so
+//! the two maps of a lookup have entries of one cache line each, key included. Regex paths are the exception: a host's are one set, tried after all else.
 
 mod leaf;
 mod regexes;
 mod segments;
+mod text;
 
 use std::{hash::Hash, sync::Arc};
 
-use hashbrown::{Equivalent, HashSet};
+use hashbrown::{Equivalent, HashMap};
 
 use self::{
     leaf::{Entry, Leaf},
     regexes::Regexes,
     segments::{Depths, Segments},
+    text::{Text, TextQuery},
 };
 use super::{Conditions, Host, Match, Matched, PathTest, RequestView, Route};
 use crate::snapshot::{CowMap, Rule};
@@ -31,17 +34,19 @@ pub(crate) const REGEXES_PER_HOST_MAX: usize = 1000;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tables {
     routes: CowMap<Arc<str>, Arc<Route>>,
-    exact: CowMap<Arc<str>, HostEntry>,
+    exact: CowMap<Text, HostEntry>,
     /// By what comes after the "*.".
-    wildcard: CowMap<Arc<str>, HostEntry>,
+    wildcard: CowMap<Text, HostEntry>,
     /// How many labels the keys of `wildcard` have.
     wildcard_depths: Depths,
     any: HostEntry,
     paths: CowMap<PathKey, Leaf>,
+    /// By the number of the host.
+    regexes: CowMap<u64, Arc<Regexes>>,
     /// Hosts get numbers, so that a path's key is small; a number is not used again.
     last_host: u64,
-    /// Hosts whose regexes changed since [`Tables::finish`].
-    dirty: HashSet<Host>,
+    /// Hosts whose regexes changed since [`Tables::finish`], by number.
+    dirty: HashMap<u64, Host>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -51,13 +56,15 @@ struct HostEntry {
     matches: u32,
     exact_paths: u32,
     prefix_depths: Depths,
-    regexes: Option<Arc<Regexes>>,
 }
+
+/// With its key, each is one cache line.
+const _: () = assert!(size_of::<(Text, HostEntry)>() == 64 && size_of::<(PathKey, Leaf)>() == 64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PathKey {
     place: Place,
-    path: Arc<str>,
+    path: Text,
 }
 
 #[derive(Clone, Copy)]
@@ -82,20 +89,21 @@ impl HostEntry {
 
 impl Hash for PathKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        PathQuery { place: self.place, path: &self.path }.hash(state);
+        self.path.hash(state);
+        self.place.hash(state);
     }
 }
 
 impl Hash for PathQuery<'_> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write(self.path.as_bytes());
+        TextQuery(self.path).hash(state);
         self.place.hash(state);
     }
 }
 
 impl Equivalent<PathKey> for PathQuery<'_> {
     fn equivalent(&self, key: &PathKey) -> bool {
-        self.place == key.place && *self.path == *key.path
+        self.place == key.place && TextQuery(self.path).equivalent(&key.path)
     }
 }
 
@@ -121,7 +129,7 @@ impl Tables {
     /// See [`super::Router::find`].
     pub fn find(&self, request: &RequestView<'_>) -> Option<Matched<'_>> {
         let segments = Segments::new(request.path);
-        if let Some(host) = self.exact.get(request.host)
+        if let Some(host) = self.exact.get(&TextQuery(request.host))
             && let Some(matched) = self.find_on(host, &segments, request)
         {
             return Some(matched);
@@ -132,7 +140,7 @@ impl Tables {
             while let Some((_, suffix)) = rest.split_once('.') {
                 rest = suffix;
                 if self.wildcard_depths.has(labels)
-                    && let Some(host) = self.wildcard.get(suffix)
+                    && let Some(host) = self.wildcard.get(&TextQuery(suffix))
                     && let Some(matched) = self.find_on(host, &segments, request)
                 {
                     return Some(matched);
@@ -164,7 +172,7 @@ impl Tables {
             }
             below = depth;
         }
-        host.regexes.as_ref()?.find(request)
+        self.regexes.get(&host.number)?.find(request)
     }
 
     /// Every route, in no particular order.
@@ -184,7 +192,7 @@ impl Tables {
             && any.matches == 0
             && any.exact_paths == 0
             && any.prefix_depths.is_empty()
-            && any.regexes.is_none()
+            && self.regexes.is_empty()
     }
 
     pub fn route_count(&self) -> usize {
@@ -228,13 +236,14 @@ impl Tables {
                 (host_entry.prefix(), path)
             }
             PathTest::Regex(pattern) => {
-                let regexes = Arc::make_mut(host_entry.regexes.get_or_insert_default());
-                regexes.insert(entry, pattern)?;
-                self.dirty.insert(host.clone());
+                let number = host_entry.number;
+                let regexes = self.regexes.get_or_insert_with(number, Arc::default);
+                Arc::make_mut(regexes).insert(entry, pattern)?;
+                self.dirty.insert(number, host.clone());
                 return Ok(());
             }
         };
-        let key = PathKey { place, path: Arc::clone(path) };
+        let key = PathKey { place, path: path.into() };
         let leaf = self.paths.get_or_insert_with(key, Leaf::default);
         if let Some(other) = leaf.clash(&entry) {
             return Err(other);
@@ -273,10 +282,11 @@ impl Tables {
                 Some(PathQuery { place: host_entry.prefix(), path })
             }
             PathTest::Regex(_) => {
-                if let Some(regexes) = &mut host_entry.regexes {
+                let number = host_entry.number;
+                if let Some(regexes) = self.regexes.get_mut(&number) {
                     Arc::make_mut(regexes).remove(entry);
                 }
-                self.dirty.insert(host.clone());
+                self.dirty.insert(number, host.clone());
                 None
             }
         };
@@ -311,7 +321,8 @@ impl Tables {
             PathTest::Exact(path) => (host_entry.exact(), path),
             PathTest::Prefix(path) => (host_entry.prefix(), path),
             PathTest::Regex(_) => {
-                if let Some(regexes) = &mut host_entry.regexes {
+                let number = host_entry.number;
+                if let Some(regexes) = self.regexes.get_mut(&number) {
                     Arc::make_mut(regexes).replace(entry);
                 }
                 return;
@@ -327,24 +338,15 @@ impl Tables {
     /// Returns the names of the routes on each host whose set gets too large.
     pub fn finish(&mut self) -> Vec<(Host, Vec<Arc<str>>)> {
         let mut too_large = Vec::new();
-        for host in std::mem::take(&mut self.dirty) {
-            let Some(entry) = self.host_if_there(&host) else { continue };
-            let Some(regexes) = &mut entry.regexes else { continue };
+        for (number, host) in std::mem::take(&mut self.dirty) {
+            let Some(regexes) = self.regexes.get_mut(&number) else { continue };
             if regexes.is_empty() {
-                entry.regexes = None;
+                self.regexes.remove(&number);
             } else if let Err(routes) = Arc::make_mut(regexes).build() {
                 too_large.push((host, routes));
             }
         }
         too_large
-    }
-
-    fn host_if_there(&mut self, host: &Host) -> Option<&mut HostEntry> {
-        match host {
-            Host::Exact(name) => self.exact.get_mut(name),
-            Host::Wildcard(suffix) => self.wildcard.get_mut(suffix),
-            Host::Any => Some(&mut self.any),
-        }
     }
 
     fn host_mut(&mut self, host: &Host) -> &mut HostEntry {
@@ -355,7 +357,7 @@ impl Tables {
         };
         let depths = matches!(host, Host::Wildcard(_)).then_some(&mut self.wildcard_depths);
         let last_host = &mut self.last_host;
-        map.get_or_insert_with(Arc::clone(name), || {
+        map.get_or_insert_with(name.into(), || {
             *last_host += 1;
             if let Some(depths) = depths {
                 depths.add(labels_of(name));
@@ -366,9 +368,9 @@ impl Tables {
 
     fn drop_host(&mut self, host: &Host) {
         match host {
-            Host::Exact(name) => drop(self.exact.remove(name)),
+            Host::Exact(name) => drop(self.exact.remove(&TextQuery(name))),
             Host::Wildcard(suffix) => {
-                self.wildcard.remove(suffix);
+                self.wildcard.remove(&TextQuery(suffix));
                 self.wildcard_depths.remove(labels_of(suffix));
             }
             Host::Any => self.any = HostEntry::default(),

@@ -6,8 +6,8 @@
 //! number of entries: when shards get too full or too empty on average, all are rebuilt, which the changes that led
 //! there have paid for.
 //!
-//! A shard is one flat array with open addressing, and each slot has the hash of its key: in a large map every
-//! step to other memory is a cache miss, and this way a lookup takes two, to the slot and to the text of the key.
+//! A shard is one flat array with open addressing and each slot begins a cache line: in a large map every step to
+//! other memory is a cache miss, and this way a lookup takes one if the slot fits the line and the key points nowhere.
 //!
 //! The hash has a fixed seed, so that building is pure: keys come from the configuration, and what a client asks
 //! for is always compared in full.
@@ -43,15 +43,15 @@ pub struct CowMap<K, V> {
 
 #[derive(Clone, Debug)]
 struct Shard<K, V> {
-    /// A power of two of them, an eighth of them empty. An entry is in the first slot that was free from the one on
+    /// A power of two of them, a quarter of them empty. An entry is in the first slot that was free from the one on
     /// that its hash names, so a search may end at an empty slot.
     slots: Arc<[Option<Slot<K, V>>]>,
     len: usize,
 }
 
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 struct Slot<K, V> {
-    hash: u64,
     key: K,
     value: V,
 }
@@ -144,7 +144,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         if slot.is_none() {
             shard.len += 1;
         }
-        &mut slot.get_or_insert_with(|| Slot { hash, key, value: make() }).value
+        &mut slot.get_or_insert_with(|| Slot { key, value: make() }).value
     }
 
     /// Sets the value of a key; returns the old one.
@@ -171,12 +171,12 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         let count = self.len.div_ceil(ENTRIES_PER_SHARD).max(1).next_power_of_two();
         let mut entries: Vec<Vec<Slot<K, V>>> = (0..count).map(|_| Vec::new()).collect();
         for shard in std::mem::take(&mut self.shards) {
-            shard.into_entries().for_each(|slot| entries[shard_of(slot.hash, count)].push(slot));
+            shard.into_entries().for_each(|slot| entries[shard_of(HASHER.hash_one(&slot.key), count)].push(slot));
         }
         self.shards = entries
             .into_iter()
             .map(|entries| {
-                let count = (entries.len() + 1) * 8 / 7 + 1;
+                let count = (entries.len() + 1) * 4 / 3 + 1;
                 Shard::with_slots(count.next_power_of_two().max(SLOTS_MIN), entries.into_iter())
             })
             .collect();
@@ -189,7 +189,7 @@ impl<K, V> Shard<K, V> {
         let mut index = slot_of(hash, mask);
         loop {
             let slot = self.slots[index].as_ref()?;
-            if slot.hash == hash && key.equivalent(&slot.key) {
+            if key.equivalent(&slot.key) {
                 return Some(index);
             }
             index = (index + 1) & mask;
@@ -207,12 +207,12 @@ impl<K, V> Shard<K, V> {
     }
 }
 
-impl<K: Clone, V: Clone> Shard<K, V> {
+impl<K: Hash + Clone, V: Clone> Shard<K, V> {
     fn with_slots(count: usize, entries: impl Iterator<Item = Slot<K, V>>) -> Self {
         let mut slots: Vec<_> = (0..count).map(|_| None).collect();
         let mut len = 0;
         for entry in entries {
-            let mut index = slot_of(entry.hash, count - 1);
+            let mut index = slot_of(HASHER.hash_one(&entry.key), count - 1);
             while slots[index].is_some() {
                 index = (index + 1) & (count - 1);
             }
@@ -228,7 +228,7 @@ impl<K: Clone, V: Clone> Shard<K, V> {
 
     /// Makes sure that one more entry leaves enough slots empty.
     fn make_room(&mut self) {
-        if (self.len + 1) * 8 <= self.slots.len() * 7 {
+        if (self.len + 1) * 4 <= self.slots.len() * 3 {
             return;
         }
         let empty = Self { slots: Arc::from([]), len: 0 };
@@ -244,7 +244,7 @@ impl<K: Clone, V: Clone> Shard<K, V> {
         let mask = slots.len() - 1;
         let (mut hole, mut next) = (index, (index + 1) & mask);
         while let Some(slot) = &slots[next] {
-            let wanted = slot_of(slot.hash, mask);
+            let wanted = slot_of(HASHER.hash_one(&slot.key), mask);
             // It may move to the hole if that lies between where it would be and where it is.
             if (next.wrapping_sub(wanted) & mask) >= (next.wrapping_sub(hole) & mask) {
                 slots.swap(hole, next);

@@ -1,17 +1,29 @@
-//! Keeps the last good snapshot on disk: at most one write a second, the latest wins, and a last one at the end.
+//! Keeps the last good snapshot on disk: at most one write a second, or fewer if the set is so large that this would be
+//! much work; the latest wins, and there is a last write at the end.
 
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::{sync::watch, task::spawn_blocking, time};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{self, Instant},
+};
 
 use super::{lock, metrics::Metrics, stopping};
 use crate::{disk::Folder, held::Held};
 
 /// The shortest time between two writes.
 pub const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause after a write is at least so many times as long as the write was: a write is of the whole set, and what the
+/// disk lacks meanwhile is only asked of the control plane again.
+pub const PAUSE_PER_WRITE: u32 = 10;
+
+/// But no longer than this, however slow the disk is.
+pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// After a failed write, without a change in between.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -35,9 +47,11 @@ impl Keeper {
             if told.is_err() {
                 return;
             }
+            let begun = Instant::now();
             failing = !self.write(failing).await;
+            let pause = (begun.elapsed() * PAUSE_PER_WRITE).clamp(WRITE_INTERVAL, PAUSE_MAX);
             tokio::select! {
-                () = time::sleep(WRITE_INTERVAL) => {}
+                () = time::sleep(pause) => {}
                 () = stopping(&mut shutdown) => {}
             }
         }

@@ -195,7 +195,7 @@ impl Collector for RequestCollector {
             |(route, backend): &(Arc<str>, Arc<str>)| [("route", route.to_string()), ("backend", backend.to_string())];
         let mut family = encoder.encode_descriptor(
             "rustygate_requests",
-            "Requests answered, by the first digit of the status; 0xx were cut short",
+            "Requests that are over, by the first digit of the status; 0xx if none was sent",
             None,
             MetricType::Counter,
         )?;

@@ -21,5 +21,6 @@ mod restart;
 mod retries;
 mod streams;
 mod telemetry;
+mod threats_framing;
 mod torture;
 mod wait;

@@ -96,6 +96,12 @@ fn a_length_beside_a_coding_is_refused_in_either_order() {
 }
 
 #[test]
+fn a_body_in_http_1_0_has_a_length() {
+    assert_eq!(refused("POST / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), HeadError::LengthMissing);
+    assert!(parse("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n").expect("no error").is_some());
+}
+
+#[test]
 fn grammar_that_readers_disagree_on_is_refused() {
     for text in [
         "GET / HTTP/1.1\nHost: a\n\n",

@@ -19,13 +19,18 @@ pub(super) struct Entry {
     match_index: u32,
 }
 
-/// All of them. Most often there is one, which then needs no list.
-#[derive(Clone, Debug, Default)]
+/// All of them. Most often there is one, which then needs no list. Any other number is `Many`, none included; a slice
+/// and not a `Vec`, since that keeps a leaf at three words.
+#[derive(Clone, Debug)]
 pub(super) enum Leaf {
-    #[default]
-    Empty,
     One(Entry),
-    Many(Vec<Entry>),
+    Many(Box<[Entry]>),
+}
+
+impl Default for Leaf {
+    fn default() -> Self {
+        Self::Many(Box::default())
+    }
 }
 
 impl Entry {
@@ -69,7 +74,7 @@ impl Leaf {
     pub fn first(&self, request: &RequestView<'_>) -> Option<&Arc<Rule>> {
         match self {
             Self::One(entry) => entry.holds(request),
-            Self::Empty | Self::Many(_) => self.entries().iter().find_map(|entry| entry.holds(request)),
+            Self::Many(entries) => entries.iter().find_map(|entry| entry.holds(request)),
         }
     }
 
@@ -111,31 +116,18 @@ impl Leaf {
         let index = match self.position(&entry) {
             Ok(index) | Err(index) => index,
         };
-        *self = match std::mem::take(self) {
-            Self::Empty => Self::One(entry),
-            Self::One(other) if index == 0 => Self::Many(vec![entry, other]),
-            Self::One(other) => Self::Many(vec![other, entry]),
-            Self::Many(mut entries) => {
-                entries.insert(index, entry);
-                Self::Many(entries)
-            }
-        };
+        let mut entries = self.take();
+        entries.insert(index, entry);
+        *self = entries.into();
         index
     }
 
     /// Returns where it was.
     pub fn remove(&mut self, entry: &Entry) -> Option<usize> {
         let index = self.position(entry).ok()?;
-        match self {
-            Self::Empty => {}
-            Self::One(_) => *self = Self::Empty,
-            Self::Many(entries) => {
-                entries.remove(index);
-                if let [last] = entries.as_slice() {
-                    *self = Self::One(last.clone());
-                }
-            }
-        }
+        let mut entries = self.take();
+        entries.remove(index);
+        *self = entries.into();
         Some(index)
     }
 
@@ -143,15 +135,20 @@ impl Leaf {
     pub fn replace(&mut self, entry: &Entry) {
         let Ok(index) = self.position(entry) else { return };
         match self {
-            Self::Empty => {}
             Self::One(old) => *old = entry.clone(),
             Self::Many(entries) => entries[index] = entry.clone(),
         }
     }
 
+    fn take(&mut self) -> Vec<Entry> {
+        match std::mem::take(self) {
+            Self::One(entry) => vec![entry],
+            Self::Many(entries) => entries.into_vec(),
+        }
+    }
+
     fn entries(&self) -> &[Entry] {
         match self {
-            Self::Empty => &[],
             Self::One(entry) => std::slice::from_ref(entry),
             Self::Many(entries) => entries,
         }
@@ -159,5 +156,14 @@ impl Leaf {
 
     fn position(&self, entry: &Entry) -> Result<usize, usize> {
         self.entries().binary_search_by(|other| other.precedence(entry))
+    }
+}
+
+impl From<Vec<Entry>> for Leaf {
+    fn from(entries: Vec<Entry>) -> Self {
+        match <[Entry; 1]>::try_from(entries) {
+            Ok([entry]) => Self::One(entry),
+            Err(entries) => Self::Many(entries.into()),
+        }
     }
 }

@@ -58,9 +58,13 @@ fn ends_of(path: &str) -> impl Iterator<Item = usize> {
 pub(super) struct Depths {
     /// Bit n for the number n; the last bit for all from there on.
     mask: u64,
-    /// (number, how often), sorted. Boxed to keep the entry of a host small.
-    counts: Box<[(usize, usize)]>,
+    /// Boxed to keep the entry of a host small.
+    counts: Box<Counts>,
 }
+
+/// (number, how often), sorted.
+#[derive(Clone, Debug, Default)]
+struct Counts(Vec<(usize, usize)>);
 
 const LAST_BIT: usize = 63;
 
@@ -81,32 +85,28 @@ impl Depths {
         } else if self.mask >> LAST_BIT == 0 {
             self.mask
         } else {
-            let above = self.counts.partition_point(|(depth, _)| *depth < bound);
-            return self.counts[..above].last().map(|(depth, _)| *depth);
+            let counts = &self.counts.0;
+            return counts[..counts.partition_point(|(depth, _)| *depth < bound)].last().map(|(depth, _)| *depth);
         };
         mask.checked_ilog2().map(|bit| bit as usize)
     }
 
     pub fn add(&mut self, depth: usize) {
-        match self.counts.binary_search_by_key(&depth, |(depth, _)| *depth) {
-            Ok(index) => self.counts[index].1 += 1,
-            Err(index) => {
-                let mut counts = std::mem::take(&mut self.counts).into_vec();
-                counts.insert(index, (depth, 1));
-                self.counts = counts.into();
-            }
+        let counts = &mut self.counts.0;
+        match counts.binary_search_by_key(&depth, |(depth, _)| *depth) {
+            Ok(index) => counts[index].1 += 1,
+            Err(index) => counts.insert(index, (depth, 1)),
         }
         self.mask |= 1 << depth.min(LAST_BIT);
     }
 
     pub fn remove(&mut self, depth: usize) {
-        let Ok(index) = self.counts.binary_search_by_key(&depth, |(depth, _)| *depth) else { return };
-        self.counts[index].1 -= 1;
-        if self.counts[index].1 == 0 {
-            let mut counts = std::mem::take(&mut self.counts).into_vec();
+        let counts = &mut self.counts.0;
+        let Ok(index) = counts.binary_search_by_key(&depth, |(depth, _)| *depth) else { return };
+        counts[index].1 -= 1;
+        if counts[index].1 == 0 {
             counts.remove(index);
-            self.counts = counts.into();
-            self.mask = self.counts.iter().fold(0, |mask, (depth, _)| mask | 1 << (*depth).min(LAST_BIT));
+            self.mask = counts.iter().fold(0, |mask, (depth, _)| mask | 1 << (*depth).min(LAST_BIT));
         }
     }
 }
