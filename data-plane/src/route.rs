@@ -14,8 +14,7 @@ mod table;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use rustygate_proto::v1 as wire;
-
+pub use self::explain::Explained;
 pub(crate) use self::{
     condition::{Conditions, Pattern, ValueCondition, ValueTest},
     table::{Conflict, ConflictKind, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX},
@@ -110,7 +109,7 @@ impl Router {
     /// Every match of every route in order of precedence, and the first condition of each that does not hold. Of
     /// more than `candidates_max`, the nearest to holding; the winner, if there is one, is always among them.
     #[must_use]
-    pub fn explain(&self, request: &RequestView<'_>, candidates_max: usize) -> Vec<wire::Candidate> {
+    pub fn explain(&self, request: &RequestView<'_>, candidates_max: usize) -> Explained {
         explain::explain(self.tables.routes(), request, candidates_max)
     }
 

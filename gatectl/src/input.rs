@@ -79,8 +79,16 @@ fn document(file: String, mut reader: impl Read) -> Result<wire::Document, Failu
             .with_hint("split it into several files and apply one after the other"));
     }
     let yaml = String::from_utf8(bytes).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
-        Failure::new(format!("{file} is not UTF-8 (byte {offset})"))
+        let (before, rest) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let column = String::from_utf8_lossy(&before[start..]).chars().count() + 1;
+        let hint = match rest {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if before.is_empty() => "it looks like UTF-16: save it as UTF-8",
+            _ => "save it as UTF-8",
+        };
+        let byte = rest.first().copied().unwrap_or_default();
+        Failure::new(format!("{file}:{line}:{column}: byte 0x{byte:02x} is not UTF-8")).with_hint(hint)
     })?;
     Ok(wire::Document { file, yaml })
 }
@@ -111,9 +119,12 @@ mod tests {
         assert!(read(&[folder.path().to_owned()]).is_err());
         assert!(read(&[folder.path().join("none.yaml")]).is_err());
         let file = folder.path().join("bytes.yaml");
-        fs::write(&file, b"a: \xff").expect("writes");
-        let Err(Failure::Error { message, .. }) = read(&[file]) else { panic!("must be refused") };
-        assert!(message.ends_with("is not UTF-8 (byte 3)"), "{message}");
+        fs::write(&file, b"a: b\nc: \xc3\xa9\xff").expect("writes");
+        let Err(Failure::Error { message, .. }) = read(std::slice::from_ref(&file)) else { panic!("must be refused") };
+        assert!(message.ends_with("bytes.yaml:2:5: byte 0xff is not UTF-8"), "{message}");
+        fs::write(&file, b"\xff\xfea\0").expect("writes");
+        let Err(Failure::Error { hint, .. }) = read(&[file]) else { panic!("must be refused") };
+        assert!(hint.contains("UTF-16"), "{hint}");
     }
 
     #[test]

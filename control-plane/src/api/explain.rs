@@ -48,7 +48,9 @@ pub(super) fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Re
         query: url.query,
         fields: &fields,
     };
-    response.candidates = snapshot.router.explain(&view, CANDIDATES_MAX);
+    let explained = snapshot.router.explain(&view, CANDIDATES_MAX);
+    response.candidates = explained.candidates;
+    response.omitted = explained.omitted;
     Ok(response)
 }
 

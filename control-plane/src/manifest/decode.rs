@@ -1,12 +1,14 @@
 //! One item of a section -> its wire resource, in normal form: what may be written in two ways comes out in one.
 //!
 //! Shape and single values are checked here. Whatever takes more than the value itself (paths, hosts, URLs,
-//! addresses, regexes, plugin configurations, references) is the data plane's to judge, which compiles them.
+//! addresses, regexes, plugin configurations, references) is the data plane's to judge, which compiles them; so are
+//! durations. Bounds that are checked here are its own.
 
 mod backend;
 mod plugin;
 mod route;
 
+use rustygate_data_plane::snapshot::compile::WEIGHT_MAX;
 use rustygate_proto::v1 as wire;
 
 use super::duration;
@@ -14,12 +16,6 @@ use super::faults::{BAD_VALUE, Faults, WRONG_TYPE};
 use super::name;
 use super::node::{Node, Scalar};
 use crate::report::shown;
-
-/// The largest weight of an endpoint or a backend.
-const WEIGHT_MAX: u32 = 1_000_000;
-
-/// The longest duration: a year.
-const DURATION_MS_MAX: u64 = 365 * 24 * 3_600_000;
 
 /// A decoded item, as far as its faults let it be.
 pub(super) struct Item {
@@ -80,11 +76,7 @@ fn milliseconds(faults: &mut Faults, node: &Node<'_>) -> Option<u64> {
     const EXAMPLES: &str = "write it like 250ms, 5s, 1m30s or 1h";
     match node.scalar() {
         Some(Scalar::Text(text)) => match duration::parse(text) {
-            Some(value) if value <= DURATION_MS_MAX => Some(value),
-            Some(_) => {
-                faults.add(BAD_VALUE, node.span, "a duration is at most a year (8760h)", "");
-                None
-            }
+            Some(value) => Some(value),
             None => {
                 faults.add(BAD_VALUE, node.span, format!("bad duration {}", shown(text)), EXAMPLES);
                 None

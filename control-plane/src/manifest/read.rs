@@ -108,7 +108,9 @@ impl<'t> Reader<'t, '_> {
         if info.contains("recursion limit") {
             return self.too_deep(here(mark));
         }
-        let hint = if info.contains("tab") {
+        let hint = if info.contains("unknown anchor") {
+            "a value that begins with a star needs quotes: \"*.example.com\""
+        } else if info.contains("tab") {
             "indent with spaces"
         } else if info.contains("end of stream") || error.marker().index() >= self.text.trim_end().chars().count() {
             "is a bracket or a quote never closed?"

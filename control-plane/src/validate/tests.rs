@@ -80,3 +80,52 @@ routes:
 "#;
     assert_eq!(codes(text), ["RG0107", "RG0106", "RG0106"]);
 }
+
+/// What a report names as allowed is allowed, and nothing beyond it.
+#[test]
+fn the_bound_that_a_fault_names_is_the_one_that_holds() {
+    let backend = |weight: &str, threshold: &str| {
+        format!(
+            "backends:\n- name: b\n  endpoints: [{{url: \"http://a\", weight: {weight}}}]\n  health_check: {{path: /, \
+             healthy_threshold: {threshold}}}\n"
+        )
+    };
+    let route = |attempts: &str, timeout: &str| {
+        format!("routes:\n- {{backend: \"http://a\", retry: {{attempts: {attempts}}}, timeout: {timeout}}}\n")
+    };
+    let message = |yaml: String| {
+        let document = wire::Document { file: "f".to_owned(), yaml };
+        let faults = check(&[document]).expect_err("a fault");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].location.is_some(), "{faults:?}");
+        faults[0].message.clone()
+    };
+    for yaml in [backend("1000", "10"), backend("0", "1"), route("10", "1h"), route("1", "1ms")] {
+        assert!(check(&[wire::Document { file: "f".to_owned(), yaml: yaml.clone() }]).is_ok(), "{yaml}");
+    }
+    for weight in ["-1", "1001", "1000001", "99999999999999999999"] {
+        assert_eq!(message(backend(weight, "1")), "expected an integer from 0 to 1000");
+    }
+    for threshold in ["0", "11", "1001"] {
+        assert_eq!(message(backend("1", threshold)), "expected an integer from 1 to 10");
+    }
+    for attempts in ["0", "11", "101"] {
+        assert_eq!(message(route(attempts, "1s")), "expected an integer from 1 to 10");
+    }
+    for timeout in ["0s", "2h", "90m", "10000h"] {
+        let shown = if timeout == "0s" { "0ms" } else { timeout };
+        assert_eq!(message(route("1", timeout)), format!("{shown} is not within 1ms to 1h"));
+    }
+}
+
+#[test]
+fn regexes_that_take_long_to_refuse_are_not_tried_without_end() {
+    let regexes =
+        (0..2_000).map(|n| format!("- {{path: {{regex: '/{n}/(\\w{{100}}){{100}}'}}, backend: \"http://a\"}}\n"));
+    let yaml = format!("routes:\n{}", regexes.collect::<String>());
+    let faults = check(&[wire::Document { file: "f".to_owned(), yaml }]).expect_err("faults");
+    assert_eq!(faults.len(), 20);
+    let told = faults.iter().filter(|fault| fault.hint == "regexes after this one were not looked at");
+    assert_eq!(told.count(), 1);
+    assert!(faults.iter().all(|fault| fault.message.len() < 200), "{}", faults[0].message);
+}

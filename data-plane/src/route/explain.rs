@@ -40,18 +40,31 @@ enum Step {
     Query,
 }
 
+/// What [`super::Router::explain`] answers.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// In order of precedence.
+    pub candidates: Vec<wire::Candidate>,
+    /// How many more there are.
+    pub omitted: u64,
+}
+
 /// See [`super::Router::explain`].
 pub(super) fn explain<'a>(
     routes: impl Iterator<Item = &'a Arc<Route>>,
     request: &RequestView<'_>,
     candidates_max: usize,
-) -> Vec<wire::Candidate> {
+) -> Explained {
     let mut considered: Vec<_> = routes.flat_map(|route| consider(route, request)).collect();
     considered.sort_by(|left, right| precedence(left).cmp(&precedence(right)));
+    let all = considered.len();
     keep_nearest(&mut considered, candidates_max.max(1));
+    let omitted = all - considered.len();
     let winner = considered.iter().position(|considered| considered.failed.is_none());
     let candidates = considered.iter().enumerate();
-    candidates.map(|(index, considered)| candidate(considered, request, winner == Some(index))).collect()
+    let candidates =
+        candidates.map(|(index, considered)| candidate(considered, request, winner == Some(index))).collect();
+    Explained { candidates, omitted: omitted as u64 }
 }
 
 /// Where the winner's rule and match are: what the tables must find.

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use prost::Message as _;
 
+use rustygate_proto::v1 as wire;
+
 use super::*;
 use crate::snapshot::Snapshot;
 
@@ -215,7 +217,8 @@ fn explain_names_the_first_failed_condition_of_each_and_the_winner() {
     ]);
     let fields = Fields::new();
     let request = RequestView { query: Some("debug=2"), ..view("x.a.com", "/a/b", &fields) };
-    let candidates = snapshot.router.explain(&request, 100);
+    let Explained { candidates, omitted } = snapshot.router.explain(&request, 100);
+    assert_eq!(omitted, 0);
     let told: Vec<_> = candidates.iter().map(|it| (it.route.as_str(), it.failed.as_str())).collect();
     assert_eq!(
         told,
@@ -233,8 +236,9 @@ fn explain_names_the_first_failed_condition_of_each_and_the_winner() {
     assert_eq!(winner.conditions, "host *.a.com, path prefix /a");
     assert_eq!(winner.action, "forward to winner:80, path becomes /b");
     let few = snapshot.router.explain(&request, 3);
-    assert_eq!(few.iter().map(|it| it.route.as_str()).collect::<Vec<_>>(), ["winner", "debug", "root"]);
-    assert!(snapshot.router.explain(&request, 0)[0].winner);
+    assert_eq!(few.candidates.iter().map(|it| it.route.as_str()).collect::<Vec<_>>(), ["winner", "debug", "root"]);
+    assert_eq!(few.omitted, 3);
+    assert!(snapshot.router.explain(&request, 0).candidates[0].winner);
 }
 
 // From here on: small alphabets, so that routes and requests collide often.

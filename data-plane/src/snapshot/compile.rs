@@ -19,6 +19,10 @@ use hashbrown::HashMap;
 use rustygate_proto::v1 as wire;
 
 pub(crate) use self::links::Inline;
+pub use self::{
+    backend::{THRESHOLD_MAX, WEIGHT_MAX},
+    rule::ATTEMPTS_MAX,
+};
 use self::{
     changes::{Changes, decode},
     links::Links,

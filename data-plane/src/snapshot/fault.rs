@@ -7,6 +7,12 @@ use rustygate_proto::v1 as wire;
 /// The most faults that one report has; the last then says how many were left out.
 pub const FAULTS_MAX: usize = 1000;
 
+/// How many regexes of a report may fail to compile before the others are not tried: each may take milliseconds.
+const BAD_REGEXES_MAX: usize = 20;
+
+/// Characters of one value that a message repeats.
+const SHOWN_MAX: usize = 60;
+
 /// How many faults of a report get a "did you mean": each compares with every name there is.
 const SUGGESTIONS_MAX: usize = 20;
 
@@ -49,6 +55,7 @@ pub struct Faults {
     list: Vec<wire::Fault>,
     omitted: usize,
     suggestions: usize,
+    bad_regexes: usize,
     kind: wire::Kind,
     name: String,
 }
@@ -80,6 +87,19 @@ impl Faults {
             hint: hint.to_string(),
             location: None,
         });
+    }
+
+    /// Adds a fault of a regex. The last that is looked at says so.
+    pub fn add_bad_regex(&mut self, field: impl Display, message: impl Display) {
+        self.bad_regexes += 1;
+        let hint = if self.regexes_are_given_up() { "regexes after this one were not looked at" } else { "" };
+        self.add_with_hint(BAD_REGEX, field, message, hint);
+    }
+
+    /// Whether so many regexes were bad that no more are to be tried.
+    #[must_use]
+    pub fn regexes_are_given_up(&self) -> bool {
+        self.bad_regexes >= BAD_REGEXES_MAX
     }
 
     /// Adds faults that are complete.
@@ -127,6 +147,15 @@ impl Faults {
     }
 }
 
+/// A value in quotes, escaped and cut: a report must stay readable whatever is in it.
+#[must_use]
+pub fn shown(value: &str) -> String {
+    match value.char_indices().nth(SHOWN_MAX) {
+        None => format!("{value:?}"),
+        Some((end, _)) => format!("{:?}...", &value[..end]),
+    }
+}
+
 /// The name that differs least, if it differs by little.
 #[must_use]
 pub fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
@@ -146,6 +175,13 @@ mod tests {
         assert_eq!(closest("user", names.into_iter()), Some("users"));
         assert_eq!(closest("odrers", names.into_iter()), Some("orders"));
         assert_eq!(closest("payments", names.into_iter()), None);
+    }
+
+    #[test]
+    fn a_long_value_is_cut_and_a_hidden_character_is_escaped() {
+        assert_eq!(shown("a\x1b"), r#""a\u{1b}""#);
+        assert_eq!(shown(&"é".repeat(60)), format!("\"{}\"", "é".repeat(60)));
+        assert_eq!(shown(&"é".repeat(1 << 20)), format!("\"{}\"...", "é".repeat(60)));
     }
 
     #[test]

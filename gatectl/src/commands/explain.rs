@@ -90,10 +90,11 @@ fn answer(snapshot: &Snapshot, request: &wire::ExplainRequest) -> wire::ExplainR
         query: target.query,
         fields: &fields,
     };
+    let explained = snapshot.router.explain(&view, CANDIDATES_MAX);
     wire::ExplainResponse {
         revision: 0,
-        candidates: snapshot.router.explain(&view, CANDIDATES_MAX),
-        omitted: 0,
+        candidates: explained.candidates,
+        omitted: explained.omitted,
         refused: String::new(),
         canonical_path: path.clone().into_owned(),
         canonical_host: host,
@@ -152,7 +153,7 @@ fn text(method: &str, response: &wire::ExplainResponse, paint: Paint) -> String 
         };
     }
     if response.omitted > 0 {
-        let _ = writeln!(text, "   and {} more", response.omitted);
+        let _ = writeln!(text, "   ({} more, which are no nearer, are not listed)", response.omitted);
     }
     let _ = match response.candidates.iter().find(|candidate| candidate.winner) {
         Some(winner) => writeln!(text, "\n{} gets it: {}", escape(&winner.route), escape(&winner.action)),
@@ -245,7 +246,7 @@ mod tests {
         -> users: path prefix /api
            old: path prefix /api
              would match, but another goes before it
-           and 3 more
+           (3 more, which are no nearer, are not listed)
 
         users gets it: backend users, path /
         ");

@@ -1,14 +1,12 @@
 //! `backends:`
 
+use rustygate_data_plane::snapshot::compile::THRESHOLD_MAX;
 use rustygate_proto::v1 as wire;
 
 use super::{milliseconds, name, text, weight};
 use crate::manifest::faults::{BAD_VALUE, Faults, closest};
 use crate::manifest::node::{Node, Scalar};
 use crate::report::shown;
-
-/// The largest number of checks in a row that a state can take.
-const THRESHOLD_MAX: u32 = 1_000;
 
 pub(super) fn backend(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Backend> {
     let fields = faults.fields(node, "a backend", ["name", "endpoints", "load_balancing", "health_check"])?;

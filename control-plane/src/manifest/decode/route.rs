@@ -1,5 +1,6 @@
 //! `routes:`. A route is one rule written flat, or a list of rules; a rule has one match written flat, or a list.
 
+use rustygate_data_plane::snapshot::compile::ATTEMPTS_MAX;
 use rustygate_proto::v1 as wire;
 
 use super::{milliseconds, name, names, text, weight};
@@ -7,9 +8,6 @@ use crate::manifest::faults::{BAD_VALUE, DUPLICATE_KEY, Faults};
 use crate::manifest::name::from_match;
 use crate::manifest::node::{Entry, Node, Scalar, Value};
 use crate::report::shown;
-
-/// Tries beyond the first.
-const ATTEMPTS_MAX: u32 = 100;
 
 type Field<'n, 't> = Option<&'n Entry<'t>>;
 

@@ -7,14 +7,20 @@ use rustygate_proto::v1 as wire;
 use super::target;
 use crate::{
     canonical,
-    snapshot::{Backend, Endpoint, HealthCheck, Id, Policy, fault, fault::Faults},
+    snapshot::{
+        Backend, Endpoint, HealthCheck, Id, Policy, fault,
+        fault::{Faults, shown},
+    },
 };
 
 /// The most endpoints of a backend.
 const ENDPOINTS_MAX: usize = 1000;
 
 /// The most that one thing may weigh against its siblings.
-pub(super) const WEIGHT_MAX: u32 = 1000;
+pub const WEIGHT_MAX: u32 = 1000;
+
+/// The most health checks in a row that a change of state can take.
+pub const THRESHOLD_MAX: u32 = 10;
 
 /// The most turns in one period.
 const SCHEDULE_MAX: u32 = 1 << 16;
@@ -66,7 +72,7 @@ pub(super) fn inline(endpoint: Endpoint) -> Backend {
 }
 
 pub(super) fn add_bad_url(error: &target::BadUrl, url: &str, field: fmt::Arguments<'_>, faults: &mut Faults) {
-    faults.add_with_hint(fault::BAD_URL, field, format_args!("{url:?}: {error}"), error.hint());
+    faults.add_with_hint(fault::BAD_URL, field, format_args!("{}: {error}", shown(url)), error.hint());
 }
 
 /// A weight, 1 if absent; 1 also after a fault.
@@ -111,13 +117,13 @@ fn check_path(path_and_query: &str, faults: &mut Faults) {
     match canonical::path(path.as_bytes()) {
         Ok(canonical) if canonical == path => {}
         Ok(canonical) => {
-            let message = format_args!("{path:?} is not in its canonical form");
-            faults.add_with_hint(fault::BAD_PATH, field, message, format_args!("write {canonical:?}"));
+            let message = format_args!("{} is not in its canonical form", shown(path));
+            faults.add_with_hint(fault::BAD_PATH, field, message, format_args!("write {}", shown(&canonical)));
         }
-        Err(refused) => faults.add(fault::BAD_PATH, field, format_args!("{path:?}: {refused}")),
+        Err(refused) => faults.add(fault::BAD_PATH, field, format_args!("{}: {refused}", shown(path))),
     }
     if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-        faults.add(fault::BAD_PATH, field, format_args!("{query:?} is no query"));
+        faults.add(fault::BAD_PATH, field, format_args!("{} is no query", shown(query)));
     }
 }
 
@@ -131,7 +137,8 @@ pub(super) fn duration(
 ) -> Duration {
     match millis {
         Some(millis) if !bounds.contains(&millis) => {
-            let message = format_args!("{millis} ms is not within {} to {} ms", bounds.start(), bounds.end());
+            let (least, most) = (Written(*bounds.start()), Written(*bounds.end()));
+            let message = format_args!("{} is not within {least} to {most}", Written(millis));
             faults.add(fault::OUT_OF_BOUNDS, field, message);
             Duration::from_millis(default)
         }
@@ -139,10 +146,22 @@ pub(super) fn duration(
     }
 }
 
+/// Milliseconds as a user writes them, in the largest unit that is exact.
+pub(super) struct Written(pub u64);
+
+impl fmt::Display for Written {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+        let fits = |(size, _): &(u64, &str)| self.0.is_multiple_of(*size) && self.0 > 0;
+        let (size, unit) = units.into_iter().find(fits).unwrap_or((1, "ms"));
+        write!(formatter, "{}{unit}", self.0 / size)
+    }
+}
+
 fn threshold(count: Option<u32>, default: u32, field: &str, faults: &mut Faults) -> u32 {
     match count {
-        Some(count) if !(1..=10).contains(&count) => {
-            faults.add(fault::OUT_OF_BOUNDS, field, format_args!("{count} is not within 1 to 10"));
+        Some(count) if !(1..=THRESHOLD_MAX).contains(&count) => {
+            faults.add(fault::OUT_OF_BOUNDS, field, format_args!("{count} is not within 1 to {THRESHOLD_MAX}"));
             default
         }
         count => count.unwrap_or(default),

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use rustygate_proto::v1 as wire;
 
-use crate::snapshot::{Listener, fault, fault::Faults};
+use crate::snapshot::{
+    Listener, fault,
+    fault::{Faults, shown},
+};
 
 /// The most listeners.
 const LISTENERS_MAX: usize = 64;
@@ -13,13 +16,14 @@ pub(super) fn compile(message: &wire::Listener, faults: &mut Faults) -> Option<L
     match message.address.parse::<SocketAddr>() {
         Ok(address) if address.port() != 0 => Some(Listener { name: message.name.as_str().into(), address }),
         Ok(_) => {
-            let message = format_args!("{:?} has port 0; a listener needs a port from 1 to 65535", message.address);
+            let message =
+                format_args!("{} has port 0; a listener needs a port from 1 to 65535", shown(&message.address));
             faults.add(fault::BAD_LISTENER_ADDRESS, "address", message);
             None
         }
         Err(_) => {
             let hint = "write an IP address and a port, as in \"0.0.0.0:8080\" or \"[::]:8080\"";
-            let message = format_args!("{:?} is no address to listen on", message.address);
+            let message = format_args!("{} is no address to listen on", shown(&message.address));
             faults.add_with_hint(fault::BAD_LISTENER_ADDRESS, "address", message, hint);
             None
         }

@@ -9,7 +9,10 @@ use crate::{
     canonical,
     fields::{is_field_value, is_token},
     route::{Conditions, Host, Match, PathTest, Pattern, ValueCondition, ValueTest},
-    snapshot::{fault, fault::Faults},
+    snapshot::{
+        fault,
+        fault::{Faults, shown},
+    },
 };
 
 const HOSTS_MAX: usize = 100;
@@ -28,11 +31,11 @@ pub(super) fn hosts(texts: &[String], faults: &mut Faults) -> Box<[Host]> {
         let field = format_args!("hosts[{index}]");
         match parse_host(text) {
             Ok(host) if hosts.contains(&host) => {
-                faults.add(fault::BAD_HOST, field, format_args!("{text:?} is there twice"));
+                faults.add(fault::BAD_HOST, field, format_args!("{} is there twice", shown(text)));
             }
             Ok(host) => hosts.push(host),
             Err((message, hint)) => {
-                faults.add_with_hint(fault::BAD_HOST, field, format_args!("{text:?}: {message}"), hint);
+                faults.add_with_hint(fault::BAD_HOST, field, format_args!("{}: {message}", shown(text)), hint);
             }
         }
     }
@@ -112,17 +115,25 @@ fn path_test(message: Option<&wire::PathMatch>, at: fmt::Arguments<'_>, faults: 
         Some(Kind::Exact(path)) => {
             Some(PathTest::Exact(check_path(path, format_args!("{at}.path.exact"), faults)?.into()))
         }
-        Some(Kind::Regex(text)) => match Pattern::new(text) {
-            Ok(pattern) => Some(PathTest::Regex(Arc::new(pattern))),
-            Err(error) => {
-                faults.add(fault::BAD_REGEX, format_args!("{at}.path.regex"), format_args!("{text:?}: {error}"));
-                None
-            }
-        },
+        Some(Kind::Regex(text)) => pattern(text, format_args!("{at}.path.regex"), faults).map(PathTest::Regex),
         None => {
             let message = "the path has no condition that this version knows";
             let hint = "conditions are prefix, exact and regex";
             faults.add_with_hint(fault::UNREADABLE, format_args!("{at}.path"), message, hint);
+            None
+        }
+    }
+}
+
+/// A regex, unless it or many before it do not compile: the largest that are refused take the longest.
+fn pattern(text: &str, field: fmt::Arguments<'_>, faults: &mut Faults) -> Option<Arc<Pattern>> {
+    if faults.regexes_are_given_up() {
+        return None;
+    }
+    match Pattern::new(text) {
+        Ok(pattern) => Some(Arc::new(pattern)),
+        Err(error) => {
+            faults.add_bad_regex(field, format_args!("{}: {error}", shown(text)));
             None
         }
     }
@@ -143,14 +154,19 @@ fn check_path<'a>(path: &'a str, field: fmt::Arguments<'_>, faults: &mut Faults)
         }
         Ok(canonical) if canonical == path => return Some(path),
         Ok(canonical) => {
-            let message = format_args!("{path:?} is not in its canonical form, so no request has it");
-            faults.add_with_hint(fault::BAD_PATH, field, message, format_args!("write {canonical:?}"));
+            let message = format_args!("{} is not in its canonical form, so no request has it", shown(path));
+            faults.add_with_hint(fault::BAD_PATH, field, message, format_args!("write {}", shown(&canonical)));
         }
         Err(canonical::Refused::PathNotAbsolute) => {
-            let hint = format_args!("write \"/{path}\"");
-            faults.add_with_hint(fault::BAD_PATH, field, format_args!("{path:?} does not begin with a slash"), hint);
+            let hint = format_args!("write {}", shown(&format!("/{path}")));
+            faults.add_with_hint(
+                fault::BAD_PATH,
+                field,
+                format_args!("{} does not begin with a slash", shown(path)),
+                hint,
+            );
         }
-        Err(refused) => faults.add(fault::BAD_PATH, field, format_args!("{path:?}: {refused}")),
+        Err(refused) => faults.add(fault::BAD_PATH, field, format_args!("{}: {refused}", shown(path))),
     }
     None
 }
@@ -163,7 +179,7 @@ fn methods(names: &[String], at: fmt::Arguments<'_>, faults: &mut Faults) -> Vec
         let field = format_args!("{at}.methods[{index}]");
         let upper = name.to_ascii_uppercase();
         if !is_token(name.as_bytes()) {
-            faults.add(fault::BAD_CONDITION, field, format_args!("{name:?} is no method"));
+            faults.add(fault::BAD_CONDITION, field, format_args!("{} is no method", shown(name)));
         } else if *name != upper && METHODS.contains(&upper.as_str()) {
             let message = format_args!("{name:?} is no method that a client sends: case counts");
             faults.add_with_hint(fault::BAD_CONDITION, field, message, format_args!("write {upper:?}"));
@@ -231,18 +247,12 @@ fn value_test(
             None
         }
         Some(Kind::Exact(text)) if matches!(kind, ValueKind::Header) && !is_field_value(text.as_bytes()) => {
-            let message = format_args!("{text:?} is no value that a header can have");
+            let message = format_args!("{} is no value that a header can have", shown(text));
             faults.add(fault::BAD_CONDITION, format_args!("{at}.exact"), message);
             None
         }
         Some(Kind::Exact(text)) => Some(ValueTest::Exact(text.as_str().into())),
-        Some(Kind::Regex(text)) => match Pattern::new(text) {
-            Ok(pattern) => Some(ValueTest::Regex(Arc::new(pattern))),
-            Err(error) => {
-                faults.add(fault::BAD_REGEX, format_args!("{at}.regex"), format_args!("{text:?}: {error}"));
-                None
-            }
-        },
+        Some(Kind::Regex(text)) => pattern(text, format_args!("{at}.regex"), faults).map(ValueTest::Regex),
         None => {
             let message = "the value has no condition that this version knows";
             faults.add_with_hint(fault::UNREADABLE, at, message, "conditions are exact and regex");

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use rustygate_proto::v1 as wire;
 
 use super::{
-    backend::{duration, weight},
+    backend::{Written, duration, weight},
     links::Links,
     matches::{hosts, matches},
 };
@@ -20,7 +20,8 @@ const RULES_MAX: usize = 64;
 const BACKENDS_MAX: usize = 64;
 const PLUGINS_MAX: usize = 64;
 const STATUSES_MAX: usize = 64;
-const ATTEMPTS_MAX: u32 = 10;
+/// The most tries beyond the first.
+pub const ATTEMPTS_MAX: u32 = 10;
 const HOUR_MS: u64 = 3_600_000;
 
 /// The route of a message. After a fault something may be missing from it.
@@ -148,8 +149,9 @@ fn compile_timeouts(message: &wire::Timeouts, at: fmt::Arguments<'_>, faults: &m
         && per_try > timeouts.total
     {
         let field = format_args!("{at}.timeouts.per_try_ms");
-        let (per_try, total) = (per_try.as_millis(), timeouts.total.as_millis());
-        let message = format_args!("a try may take {per_try} ms, but all of them together only {total} ms");
+        let written = |time: Duration| Written(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let (per_try, total) = (written(per_try), written(timeouts.total));
+        let message = format_args!("a try may take {per_try}, but all of them together only {total}");
         faults.add_with_hint(fault::OUT_OF_BOUNDS, field, message, "raise the total timeout (5 s by default)");
     }
     timeouts

@@ -2,7 +2,7 @@
 
 use crate::{
     canonical,
-    snapshot::{Endpoint, Id},
+    snapshot::{Endpoint, Id, fault::shown},
 };
 
 const PORT: u16 = 80;
@@ -18,6 +18,8 @@ pub(super) enum BadUrl {
     Query,
     #[error("{0}")]
     Refused(#[from] canonical::Refused),
+    #[error("the host is a number, but no IPv4 address")]
+    HalfAddress,
     #[error("the base path is not in its canonical form")]
     BasePath { canonical: String },
 }
@@ -28,8 +30,9 @@ impl BadUrl {
         match self {
             Self::Scheme => "write it as in \"http://10.0.0.1:8002\"".to_owned(),
             Self::Https => "use http to this backend, or a TLS-terminating hop beside it".to_owned(),
-            Self::BasePath { canonical } => format!("write {canonical:?}"),
+            Self::BasePath { canonical } => format!("write {}", shown(canonical)),
             Self::Query => "end the URL before it".to_owned(),
+            Self::HalfAddress => "write all four numbers, each from 0 to 255: 10.0.0.1".to_owned(),
             Self::Refused(_) => String::new(),
         }
     }
@@ -47,6 +50,9 @@ pub(super) fn parse(url: &str, weight: u32) -> Result<Endpoint, BadUrl> {
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let canonical::Host { name, port } = canonical::host(authority.as_bytes())?;
+    if is_half_address(&name) {
+        return Err(BadUrl::HalfAddress);
+    }
     let port = port.unwrap_or(PORT);
     let base_path = if path.is_empty() { "" } else { base_path(path)? };
     let host = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&name);
@@ -59,6 +65,14 @@ pub(super) fn parse(url: &str, weight: u32) -> Result<Endpoint, BadUrl> {
         base_path: base_path.into(),
         weight,
     })
+}
+
+/// What resolvers take for an address in one of its old short forms, such as `10.1` or `0x7f.1`, and what cannot be one.
+fn is_half_address(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let number = hex || !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    number && host.parse::<std::net::Ipv4Addr>().is_err()
 }
 
 fn base_path(path: &str) -> Result<&str, BadUrl> {
@@ -110,6 +124,10 @@ mod tests {
         {
             assert!(matches!(parse(url, 1), Err(BadUrl::Refused(_))), "{url}");
         }
+        for url in ["http://1.2.3", "http://256.1.1.1", "http://0x7f.0x1", "http://2130706433", "http://01.2.3.4"] {
+            assert!(matches!(parse(url, 1), Err(BadUrl::HalfAddress)), "{url}");
+        }
+        assert!(parse("http://1.2.3.4", 1).is_ok() && parse("http://4.example", 1).is_ok());
         assert!(matches!(parse("http://a/b/../c", 1), Err(BadUrl::BasePath { canonical }) if canonical == "/c"));
     }
 }
