@@ -3,7 +3,10 @@
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
+    measurement::{Measurement as _, WallTime},
+};
 use prost::Message;
 use rustygate_control_plane::manifest;
 use rustygate_data_plane::{
@@ -70,47 +73,118 @@ fn compile(changes: &[wire::Change]) -> Snapshot {
     Snapshot::default().compile(1, changes).expect("the configuration of the bench compiles")
 }
 
+/// Routes in some shape that gateways have: what the route of a number is, and a request that it gets.
+struct Shape {
+    name: &'static str,
+    route: fn(usize) -> String,
+    request: fn(usize) -> (String, String),
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape {
+        name: "one_host",
+        route: |n| format!("hosts: [www.example.com], path: /svc-{n}/api"),
+        request: |n| ("www.example.com".to_owned(), format!("/svc-{n}/api/v1/items/42")),
+    },
+    Shape {
+        name: "host_each",
+        route: |n| format!("hosts: [host-{n}.example.com], path: /api"),
+        request: |n| (format!("host-{n}.example.com"), "/api/v1/items/42".to_owned()),
+    },
+    Shape {
+        name: "hundred_per_host",
+        route: |n| format!("hosts: [host-{}.example.com], path: /svc-{n}/api", n / 100),
+        request: |n| (format!("host-{}.example.com", n / 100), format!("/svc-{n}/api/v1/items/42")),
+    },
+    Shape { name: "mixed", route: mixed_route, request: mixed_request },
+];
+
+/// Exact and wildcard hosts, exact paths and prefixes, and conditions on methods and headers.
+fn mixed_route(n: usize) -> String {
+    let host = match n % 1_000 {
+        host if host % 5 == 0 => format!("\"*.host-{host}.example.com\""),
+        host => format!("host-{host}.example.com"),
+    };
+    match n % 7 {
+        0 => format!("hosts: [{host}], path: {{exact: /svc-{n}/status}}"),
+        1 => format!("hosts: [{host}], matches: [{{path: /svc-{n}/api, method: GET}}]"),
+        2 => format!("hosts: [{host}], matches: [{{path: /svc-{n}/api, headers: {{x-version: two}}}}]"),
+        _ => format!("hosts: [{host}], path: /svc-{n}/api"),
+    }
+}
+
+fn mixed_request(n: usize) -> (String, String) {
+    let host = match n % 1_000 {
+        host if host % 5 == 0 => format!("a.host-{host}.example.com"),
+        host => format!("host-{host}.example.com"),
+    };
+    let path = if n % 7 == 0 { format!("/svc-{n}/status") } else { format!("/svc-{n}/api/v1/items/42") };
+    (host, path)
+}
+
+/// How many requests are copied where the processor's cache has them, as it has what was just received, before the
+/// clock runs.
+const REQUESTS_AT_ONCE: usize = 64;
+
+/// Every route is asked for as often as any other, in random order, so that among many routes each lookup is of one
+/// that the processor's caches have not seen for long.
 fn route_match(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("route_match");
-    for size in SIZES {
-        let snapshot = compile(&parse(yaml(size)));
-        // About a thousand routes in turn, so that the answer is not always in the processor's cache; the step is
-        // odd, so that every host and every kind of match is among them.
-        let requests: Vec<_> = (0..size)
-            .step_by((size / 1_000).max(1) | 1)
-            .map(|route| (format!("host-{}.example.com", route % 100), path_of(route), format!("route-{route}")))
-            .collect();
-        let mut fields = Fields::new();
-        for (name, value) in
-            [("Host", "host.example.com"), ("User-Agent", "bench"), ("Accept", "*/*"), ("X-Version", "two")]
-        {
-            fields.append(name, value.as_bytes());
-        }
-        let view = |host, path| RequestView { listener: "", method: "GET", host, path, query: None, fields: &fields };
-        for (host, path, name) in &requests {
-            let found = snapshot.router.find(&view(host, path)).map(|matched| &*matched.rule.route);
-            assert_eq!(found, Some(name.as_str()), "{host}{path}");
-        }
-        let mut next = requests.iter().cycle();
-        group.throughput(Throughput::Elements(1));
-        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            bencher.iter(|| {
-                let (host, path, _) = next.next().expect("a cycle has no end");
-                snapshot.router.find(black_box(&view(host, path))).is_some()
+    group.throughput(Throughput::Elements(1));
+    let mut fields = Fields::new();
+    for (name, value) in [("Host", "any"), ("User-Agent", "bench"), ("Accept", "*/*"), ("X-Version", "two")] {
+        fields.append(name, value.as_bytes());
+    }
+    for shape in &SHAPES {
+        for size in SIZES {
+            let mut yaml = String::from("routes:\n");
+            (0..size).for_each(|n| {
+                yaml += &format!("  - {{name: route-{n}, {}, backend: \"http://10.0.0.1:8000\"}}\n", (shape.route)(n));
             });
-        });
-        group.bench_function(BenchmarkId::new("none", size), |bencher| {
-            bencher.iter(|| snapshot.router.find(black_box(&view("host-1.example.com", "/nobody/has/this"))).is_some());
-        });
+            let snapshot = compile(&parse(yaml));
+            let requests: Vec<_> = shuffled(size).into_iter().map(shape.request).collect();
+            for (n, (host, path)) in (0..size).map(|n| (n, (shape.request)(n))) {
+                let found =
+                    snapshot.router.find(&view(&host, &path, &fields)).map(|matched| matched.rule.route.to_string());
+                assert_eq!(found, Some(format!("route-{n}")), "{host}{path}");
+            }
+            let mut next = requests.iter().cycle();
+            let mut received: Vec<_> = requests.iter().cycle().take(REQUESTS_AT_ONCE).cloned().collect();
+            group.bench_function(BenchmarkId::new(shape.name, size), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let mut taken = Duration::ZERO;
+                    let mut left = usize::try_from(iterations).expect("usize has 64 bits");
+                    while left > 0 {
+                        let received = &mut received[..left.min(REQUESTS_AT_ONCE)];
+                        received.iter_mut().for_each(|request| request.clone_from(next.next().expect("no end")));
+                        let start = WallTime.start();
+                        for (host, path) in received.iter() {
+                            black_box(snapshot.router.find(black_box(&view(host, path, &fields))));
+                        }
+                        taken += WallTime.end(start);
+                        left -= received.len();
+                    }
+                    taken
+                });
+            });
+        }
     }
     group.finish();
 }
 
-fn path_of(route: usize) -> String {
-    match route % 10 {
-        0 => format!("/team-{route}/status"),
-        _ => format!("/team-{route}/api/v1/items/42"),
+fn view<'a>(host: &'a str, path: &'a str, fields: &'a Fields) -> RequestView<'a> {
+    RequestView { listener: "", method: "GET", host, path, query: None, fields }
+}
+
+/// The numbers below `count` in an order without pattern, the same at every run.
+fn shuffled(count: usize) -> Vec<usize> {
+    let mut numbers: Vec<_> = (0..count).collect();
+    let mut random = 1_u64;
+    for index in (1..count).rev() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        numbers.swap(index, (random >> 33) as usize % (index + 1));
     }
+    numbers
 }
 
 fn snapshot(criterion: &mut Criterion) {
