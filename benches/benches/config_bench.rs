@@ -118,7 +118,7 @@ fn mixed_request(n: usize) -> (String, String) {
         host if host % 5 == 0 => format!("a.host-{host}.example.com"),
         host => format!("host-{host}.example.com"),
     };
-    let path = if n % 7 == 0 { format!("/svc-{n}/status") } else { format!("/svc-{n}/api/v1/items/42") };
+    let path = if n.is_multiple_of(7) { format!("/svc-{n}/status") } else { format!("/svc-{n}/api/v1/items/42") };
     (host, path)
 }
 
