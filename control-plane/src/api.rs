@@ -8,7 +8,7 @@ mod tokens;
 
 use tonic::Status;
 
-pub use self::{config::Config, fleet::FleetApi, tokens::TokenApi};
+pub use self::{config::Config, explain::explain, fleet::FleetApi, tokens::TokenApi};
 use crate::{apply::ApplyError, auth::TokenError, store::StoreError};
 
 fn store_status(error: &StoreError) -> Status {

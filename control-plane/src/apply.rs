@@ -141,7 +141,9 @@ impl Applier {
         let resources = parsed.resources.clone();
         if parsed.faults.is_empty() {
             let mut response = self.apply_resources(resources, owner, prune, options).await?;
-            response.faults = blocking(move || validate::merge(&mut parsed, response.faults)).await?;
+            if !response.faults.is_empty() {
+                response.faults = blocking(move || validate::merge(&mut parsed, response.faults)).await?;
+            }
             return Ok(response);
         }
         // It is refused already; what else is wrong with it is told at once.

@@ -4,16 +4,18 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
-use rustygate_benches::peers::{
-    backend,
-    client::{self, Plan},
-    load::Load,
-    proxy::Kind,
-    relay,
-    report::Machine,
-    run,
+use rustygate_benches::{
+    peers::{
+        backend,
+        client::{self, Plan},
+        load::Load,
+        proxy::Kind,
+        relay,
+        report::Machine,
+        run,
+    },
+    until_signal,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Compares RustyGate with other proxies on this machine, in turns: CPU per request, req/s, latency, memory
 ///
@@ -126,15 +128,7 @@ async fn compare(options: Compare) -> anyhow::Result<()> {
         proxy_core: options.proxy_core,
         load_cores: options.load_cores,
     };
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut hang_up = signal(SignalKind::hangup())?;
-    // When a signal ends the run, dropping it stops every process that it started.
-    let results = tokio::select! {
-        results = run::run(plan) => results?,
-        _ = interrupt.recv() => bail!("interrupted"),
-        _ = terminate.recv() => bail!("told to stop"),
-        _ = hang_up.recv() => bail!("the terminal is gone"),
-    };
+    let results = until_signal(run::run(plan)).await?;
     let machine = Machine::here();
     if options.json {
         println!("{:#}", results.json(&machine));

@@ -2,13 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use rustygate_benches::{
     peers::{backend, report::Machine},
     scale::{self, Plan},
+    until_signal,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Changes one route among very many while requests flow: time to the proxy's acknowledgement, and what requests feel of it
 ///
@@ -89,13 +88,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     // Before this process is pinned to some of its cores.
     let machine = Machine::here();
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // When a signal ends the run, dropping it stops every process that it started.
-    let results = tokio::select! {
-        results = scale::run(plan) => results?,
-        _ = interrupt.recv() => bail!("interrupted"),
-        _ = terminate.recv() => bail!("told to stop"),
-    };
+    let results = until_signal(scale::run(plan)).await?;
     print!("{}", results.render(&machine, options.markdown));
     Ok(())
 }

@@ -22,7 +22,12 @@ struct Url<'a> {
     query: Option<&'a str>,
 }
 
-pub(super) fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Result<wire::ExplainResponse, Status> {
+/// What the router of this snapshot would do.
+///
+/// # Errors
+/// What is wrong with the description; a request that a proxy would refuse is an answer.
+#[allow(clippy::result_large_err, reason = "it is the status of the call")]
+pub fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Result<wire::ExplainResponse, Status> {
     let url = split(&request.url).map_err(Status::invalid_argument)?;
     let method = if request.method.is_empty() { "GET" } else { &request.method };
     if !is_token(method.as_bytes()) {

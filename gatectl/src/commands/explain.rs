@@ -2,12 +2,7 @@
 
 use std::fmt::Write as _;
 
-use rustygate_data_plane::{
-    canonical,
-    fields::{Fields, is_token},
-    route::RequestView,
-    snapshot::Snapshot,
-};
+use rustygate_data_plane::fields::is_token;
 use rustygate_proto::v1 as wire;
 
 use super::validate;
@@ -18,9 +13,6 @@ use crate::{
     input,
     output::{Paint, Screen, escape},
 };
-
-/// As many as the control plane answers with.
-const CANDIDATES_MAX: usize = 100;
 
 /// Asks the control plane.
 pub(crate) async fn ask(screen: Screen, client: &Client, args: ExplainArgs) -> Result<Exit, Failure> {
@@ -34,7 +26,10 @@ pub(crate) fn offline(screen: Screen, args: &ExplainArgs) -> Result<Exit, Failur
     let documents = input::read(&args.paths)?;
     let valid =
         rustygate_control_plane::validate::check(&documents).map_err(|faults| validate::refuse(screen, &faults))?;
-    show(screen, args, &answer(&valid.snapshot, &request))
+    let answer = rustygate_control_plane::api::explain(&valid.snapshot, &request);
+    let answer = answer.map_err(|status| Failure::new(escape(status.message())))?;
+    // Files have no revision.
+    show(screen, args, &wire::ExplainResponse { revision: 0, ..answer })
 }
 
 fn request(args: &ExplainArgs) -> Result<wire::ExplainRequest, Failure> {
@@ -62,43 +57,6 @@ fn url(args: &ExplainArgs) -> Result<String, Failure> {
     let host = host.map_or(target.authority, |(_, host)| host.as_str());
     let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
     Ok(format!("http://{host}{}{query}", target.path))
-}
-
-/// What the router of a snapshot says; nothing is asked of anybody.
-fn answer(snapshot: &Snapshot, request: &wire::ExplainRequest) -> wire::ExplainResponse {
-    let refused = |reason: String| wire::ExplainResponse { refused: reason, ..wire::ExplainResponse::default() };
-    let Some(target) = Target::of(&request.url) else {
-        return refused("the URL does not begin with http://".to_owned());
-    };
-    let mut fields = Fields::new();
-    for header in &request.headers {
-        fields.append(&header.name, header.value.as_bytes());
-    }
-    let host = match canonical::host(target.authority.as_bytes()) {
-        Ok(host) => host.name.into_owned(),
-        Err(error) => return refused(error.to_string()),
-    };
-    let path = match canonical::path(target.path.as_bytes()) {
-        Ok(path) => path,
-        Err(error) => return refused(error.to_string()),
-    };
-    let view = RequestView {
-        listener: &request.listener,
-        method: &request.method,
-        host: &host,
-        path: &canonical::without_parameters(&path),
-        query: target.query,
-        fields: &fields,
-    };
-    let explained = snapshot.router.explain(&view, CANDIDATES_MAX);
-    wire::ExplainResponse {
-        revision: 0,
-        candidates: explained.candidates,
-        omitted: explained.omitted,
-        refused: String::new(),
-        canonical_path: path.clone().into_owned(),
-        canonical_host: host,
-    }
 }
 
 /// The parts of a URL that a request carries.

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
 };
 
 use rustygate_proto::v1::{self as wire, wait_response::Outcome};
@@ -203,44 +202,4 @@ async fn route_upstream_and_log_see_one_view_of_a_request() {
     let fields = ["route", "path", "host"].map(|field| line["fields"][field].as_str().unwrap_or_default());
     assert_eq!(fields, ["admin", "/admin/~user", "example.com"], "{log}");
     gateway.shutdown().await;
-}
-
-/// What routing and snapshot building must do without.
-const IMPURE: [&str; 12] = [
-    "async ",
-    "await",
-    "tokio",
-    "Instant",
-    "SystemTime",
-    "std::fs",
-    "std::net::Tcp",
-    "std::io",
-    "std::env",
-    "thread",
-    "fastrand",
-    "Lock<",
-];
-
-#[test]
-fn routing_and_snapshot_building_have_no_clock_no_io_no_async_and_no_globals() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut files: Vec<PathBuf> = ["data-plane/src/route.rs", "data-plane/src/snapshot/compile.rs"]
-        .iter()
-        .chain(&["data-plane/src/snapshot/cow_map.rs", "control-plane/src/snapshot.rs"])
-        .map(|file| root.join(file))
-        .collect();
-    for folder in ["route", "route/table", "snapshot/compile"] {
-        let entries = std::fs::read_dir(root.join("data-plane/src").join(folder)).expect("a folder of the project");
-        files.extend(entries.map(|entry| entry.expect("an entry").path()));
-    }
-    files.retain(|file| file.extension().is_some() && !file.ends_with("tests.rs"));
-    assert!(files.len() > 12, "{files:?}");
-    for file in files {
-        let text = std::fs::read_to_string(&file).expect("a source file");
-        let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-        for line in code.filter(|line| !line.trim_start().starts_with("//")) {
-            let found = IMPURE.iter().find(|word| line.contains(**word));
-            assert_eq!(found, None, "{}: {line}", file.display());
-        }
-    }
 }

@@ -17,10 +17,10 @@ fn the_data_plane_knows_no_yaml_no_sql_and_no_control_plane() {
 #[test]
 fn routing_and_snapshot_building_have_no_io_no_clock_no_async_and_no_globals() {
     let forbidden = [
-        r"\basync\b|\.await\b|\btokio::",
-        r"\bstd::(fs|net::Tcp|io|env|process|thread)\b|\b(File|TcpStream)::",
-        r"\b(Instant|SystemTime)\b|\bfastrand\b",
-        r"\bthread_local!|\b(Once|Lazy)(Lock|Cell)\b|\b(Mutex|RwLock|RefCell|Cell|Atomic\w+)\b",
+        r"async |\basync\b|await|tokio",
+        r"\bstd::(fs|net::Tcp|io|env|process)|\b(File|TcpStream)::|thread",
+        r"Instant|SystemTime|fastrand",
+        r"Lock<|\b(Once|Lazy)(Lock|Cell)\b|\b(Mutex|RwLock|RefCell|Cell|Atomic\w+)\b",
     ];
     for pure in [
         "data-plane/src/route",
