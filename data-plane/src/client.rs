@@ -1,14 +1,17 @@
-//! A client's connection: one request after another, until either side has enough.
+//! A client's connection: one request after another, until either side has enough; or all of it HTTP/2's, if the client
+//! begins so.
 
 use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
+    body::{Sink, Source},
     error::ProxyError,
+    http2,
     listener::ListenerName,
     proxy::{self, After},
-    stream::{self, Input, Output, Pressure},
+    stream::{Pressure, Stream},
     timer::Timer,
     worker::{Peer, Registered, Scratch, Worker},
 };
@@ -27,9 +30,9 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Client<'a> {
     /// What it sends.
-    pub input: Input<'a>,
+    pub input: Source<'a>,
     /// What it gets.
-    pub output: Output<'a>,
+    pub output: Sink<'a>,
     /// Who it is.
     pub peer: &'a Peer,
     /// The name of the listener it came in by.
@@ -40,26 +43,40 @@ pub struct Client<'a> {
     pub pressure: &'a Pressure,
 }
 
+/// What follows what the client has sent so far.
+enum Next {
+    After(After),
+    /// It speaks HTTP/2, from the first byte on.
+    Http2,
+}
+
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Rc<ListenerName>) {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer, listener: Rc<ListenerName>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
+    let mut stream = Stream::from(stream);
     let mut timer = Timer::default();
     let mut fresh = true;
     while await_request(&worker, &stream, &mut timer, fresh).await {
-        fresh = false;
         let mut scratch = worker.lend();
-        let after = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer).await;
-        if after == After::Close {
-            linger(&mut stream, &mut scratch, &mut timer).await;
+        let next = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, fresh).await;
+        fresh = false;
+        match next {
+            Next::After(After::Close) => linger(&mut stream, &mut scratch, &mut timer).await,
+            Next::After(_) => {}
+            Next::Http2 => stream.unread(scratch.client_in.split()),
         }
         worker.give_back(scratch);
-        match after {
-            After::KeepAlive => {}
-            After::Close => break,
-            After::Abort => {
-                // A reset, so that the client cannot take a cut answer for a whole one.
-                let _ = stream.set_zero_linger();
+        match next {
+            Next::After(After::KeepAlive) => stream.shrink(),
+            Next::After(After::Close) => break,
+            Next::After(After::Abort) => {
+                stream.reset_on_close();
                 break;
+            }
+            Next::Http2 => {
+                let listener = listener.get();
+                let served = http2::server::serve(&worker, stream, Rc::new(peer), &listener, &mut timer);
+                return Box::pin(served).await;
             }
         }
     }
@@ -67,11 +84,11 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listen
 
 /// Waits for the first byte of a request, holding nothing but the connection. False when there will be none. Who is
 /// `fresh` has sent nothing yet: it has less time, but also a moment to speak when the worker drains.
-async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, fresh: bool) -> bool {
+async fn await_request(worker: &Worker, stream: &Stream, timer: &mut Timer, fresh: bool) -> bool {
     let policy = &worker.shared.policy;
-    let readable = poll_fn(|cx| match stream.poll_read_ready(cx) {
+    let readable = poll_fn(|cx| match stream.poll_readable(cx) {
         Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
-        Poll::Pending if worker.draining() && !fresh => Poll::Ready(has_bytes(stream)),
+        Poll::Pending if worker.draining() && !fresh => Poll::Ready(stream.has_bytes()),
         Poll::Pending => Poll::Pending,
     });
     let span = match fresh {
@@ -82,51 +99,58 @@ async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, f
     matches!(timer.within(span, readable).await, Ok(true))
 }
 
-/// Asks the system, not the runtime, which may not know yet: a request that has arrived is served.
-fn has_bytes(stream: &TcpStream) -> bool {
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    socket2::SockRef::from(stream).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
-}
-
 /// Serves what the client has sent, one request after another.
 async fn serve_requests(
     worker: &Worker,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     scratch: &mut Scratch,
     peer: &Peer,
     listener: &ListenerName,
     timer: &mut Timer,
-) -> After {
-    let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded } = scratch;
+    mut fresh: bool,
+) -> Next {
+    let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } = scratch;
     let pressure = Pressure::default();
     let listener: &str = &listener.get();
-    let (input, output) = stream::split(stream, client_in, client_out, &pressure);
+    let (input, output) = stream.split(client_in, client_out, &pressure);
+    let (input, output) = (Source::http1(input), Sink::Http1(output));
     let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };
     let head_timeout = worker.shared.policy.head_timeout;
     loop {
         let mut deadline = None;
+        let Source::Http1 { input, .. } = &mut client.input else { return Next::Http2 };
         let parsed = loop {
-            match request.parse(client.input.buffer) {
-                Ok(Some(bytes)) => break Ok(bytes),
-                Ok(None) => {}
-                Err(error) => break Err(ProxyError::BadHead(error)),
+            if !std::mem::take(&mut fresh) || !http2::begins(input.buffer) {
+                match request.parse(input.buffer) {
+                    Ok(Some(bytes)) => break Ok(bytes),
+                    Ok(None) => {}
+                    Err(error) => break Err(ProxyError::BadHead(error)),
+                }
+            } else if input.buffer.len() >= http2::PREFACE.len() {
+                return Next::Http2;
+            } else {
+                // Nothing, or the beginning of either.
+                fresh = true;
             }
             let filled = match deadline {
                 // What has come is read without asking the clock; usually it is a whole head.
-                None if client.input.buffer.is_empty() => client.timer.within(head_timeout, client.input.fill()).await,
+                None if input.buffer.is_empty() => client.timer.within(head_timeout, input.fill()).await,
                 _ => {
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + head_timeout);
-                    client.timer.until(deadline, client.input.fill()).await
+                    client.timer.until(deadline, input.fill()).await
                 }
             };
             match filled {
-                Ok(Ok(0)) if client.input.buffer.is_empty() => return After::Close,
-                Ok(Ok(0) | Err(_)) => return After::Abort,
+                Ok(Ok(0) | Err(_)) if input.buffer.is_empty() => return Next::After(After::Close),
+                Ok(Ok(0) | Err(_)) => return Next::After(After::Abort),
                 Ok(Ok(_)) => {}
-                Err(_) if client.input.buffer.is_empty() => return After::KeepAlive,
+                Err(_) if input.buffer.is_empty() => return Next::After(After::KeepAlive),
                 Err(_) => break Err(ProxyError::RequestTimeout),
             }
         };
+        if let Ok(bytes) = parsed {
+            bytes::Buf::advance(input.buffer, bytes);
+        }
         let exchange = proxy::Exchange {
             worker,
             client: &mut client,
@@ -138,30 +162,28 @@ async fn serve_requests(
             upstream_out,
         };
         let after = match parsed {
-            Ok(bytes) => {
-                bytes::Buf::advance(exchange.client.input.buffer, bytes);
-                proxy::serve(exchange).await
-            }
+            Ok(_) => proxy::serve(exchange).await,
             Err(error) => proxy::refuse(exchange, error).await,
         };
         if after != After::KeepAlive {
-            return after;
+            return Next::After(after);
         }
+        let Source::Http1 { input, .. } = &mut client.input else { return Next::Http2 };
         // Some clients end a body with an empty line that does not belong to it.
-        while client.input.buffer.starts_with(b"\r\n") {
-            bytes::Buf::advance(client.input.buffer, 2);
+        while input.buffer.starts_with(b"\r\n") {
+            bytes::Buf::advance(input.buffer, 2);
         }
-        if client.input.buffer.is_empty() {
-            return After::KeepAlive;
+        if input.buffer.is_empty() {
+            return Next::After(After::KeepAlive);
         }
     }
 }
 
 /// Says that no more will come, and reads what the client still sends until it has read the answer.
-async fn linger(stream: &mut TcpStream, scratch: &mut Scratch, timer: &mut Timer) {
+async fn linger(stream: &mut Stream, scratch: &mut Scratch, timer: &mut Timer) {
     let pressure = Pressure::default();
     let Scratch { client_in, client_out, .. } = scratch;
-    let (mut input, mut output) = stream::split(stream, client_in, client_out, &pressure);
+    let (mut input, mut output) = stream.split(client_in, client_out, &pressure);
     let deadline = Instant::now() + LINGER;
     let drain = async {
         output.shutdown().await?;

@@ -363,7 +363,7 @@ impl Reply {
             (Framing::Chunked | Framing::UntilClose, Version::Http10) => {
                 Self { framing: Framing::UntilClose, keep_alive: false }
             }
-            (Framing::Chunked | Framing::UntilClose, Version::Http11) => Self { framing: Framing::Chunked, keep_alive },
+            (Framing::Chunked | Framing::UntilClose, Version::Http11 | Version::Http2) => Self { framing: Framing::Chunked, keep_alive },
             (framing, _) => Self { framing, keep_alive },
         }
     }
@@ -377,7 +377,7 @@ impl Reply {
         match (self.keep_alive, version) {
             (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
             (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
-            (true, Version::Http11) => {}
+            (true, Version::Http11 | Version::Http2) => {}
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod app;
+mod body;
 pub mod canonical;
 mod client;
 mod date;
@@ -15,6 +16,7 @@ mod forward;
 mod health;
 pub mod held;
 pub mod http1;
+mod http2;
 mod listener;
 mod live;
 pub mod plugin;
@@ -29,5 +31,6 @@ mod target;
 pub mod telemetry;
 mod threads;
 mod timer;
+mod tls;
 mod upstream;
 mod worker;

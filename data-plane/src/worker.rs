@@ -25,6 +25,7 @@ use crate::{
         access_log::AccessLog,
         metrics::{OVERFLOW, RequestMetrics, Series},
     },
+    timer::Timer,
     upstream::Upstreams,
 };
 
@@ -143,6 +144,8 @@ pub struct Scratch {
     pub target: Target,
     /// Whom the request comes from.
     pub forwarded: Forwarded,
+    /// For a request that has no connection, and so no timer, of its own.
+    pub timer: Timer,
 }
 
 impl Worker {

@@ -17,11 +17,12 @@ use super::{
     uplink::{Stop, Upload, uplink},
 };
 use crate::{
+    body::{Sink, Source},
     error::ProxyError,
     forward::{self, Identity},
     http1::{Framing, write},
     snapshot::{Endpoint, Rule, WeightedBackend},
-    stream::{self, Pressure},
+    stream::Pressure,
     timer::Timer,
     upstream::{EndpointState, RetryBudget},
 };
@@ -105,10 +106,9 @@ pub async fn attempt(
     flow.replayable.set(upload.can_replay());
     let outcome = {
         let pressure = Pressure::default();
-        let (from_upstream, to_upstream) =
-            stream::split(&mut connection.stream, x.upstream_in, x.upstream_out, &pressure);
+        let (from_upstream, to_upstream) = connection.stream.split(x.upstream_in, x.upstream_out, &pressure);
         let downlink = Downlink {
-            from: from_upstream,
+            from: Source::http1(from_upstream),
             to: &mut x.client.output,
             request: x.request,
             response: x.response,
@@ -118,7 +118,7 @@ pub async fn attempt(
             worker: x.worker,
             retry_budget,
         };
-        let uplink = uplink(&mut x.client.input, to_upstream, upload, &flow);
+        let uplink = uplink(&mut x.client.input, Sink::Http1(to_upstream), upload, &flow);
         race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure]).await
     };
     let down = match outcome {
@@ -146,7 +146,7 @@ pub async fn attempt(
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),
                 UploadState::Done => Ok(After::Close),
                 // The answer came before the whole request: what is left of it must not be read as the next one.
-                _ if keep_alive => Ok(reply::drain(x.client, upload).await),
+                _ if keep_alive => Ok(reply::drain(x.client).await),
                 _ => Ok(After::Close),
             }
         }

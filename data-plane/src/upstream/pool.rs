@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::snapshot::Endpoint;
+use crate::{snapshot::Endpoint, stream::Stream};
 
 /// The most idle connections a worker keeps to one endpoint.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
@@ -36,7 +36,7 @@ const ADDRESSES_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Connection {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Whether it has served a request before, and so may have been closed meanwhile.
     pub reused: bool,
 }
@@ -47,7 +47,7 @@ pub struct EndpointState {
     host: Box<str>,
     port: u16,
     /// Oldest first, each with the moment until which it may be used.
-    idle: RefCell<VecDeque<(Instant, TcpStream)>>,
+    idle: RefCell<VecDeque<(Instant, Stream)>>,
     in_flight: Cell<usize>,
     addresses: RefCell<Option<Addresses>>,
     /// The addresses are being asked for again.
@@ -112,7 +112,7 @@ impl EndpointState {
     pub fn reuse(&self, now: Instant) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some((until, stream)) = idle.pop_back() {
-            if now < until && is_quiet(&stream) {
+            if now < until && stream.is_quiet() {
                 return Some(Connection { stream, reused: true });
             }
         }
@@ -121,7 +121,7 @@ impl EndpointState {
 
     /// Keeps a connection on which nothing is under way and nothing is left to read; for less than `upstream_max` if the
     /// upstream said how long it keeps it.
-    pub fn keep(&self, stream: TcpStream, now: Instant, upstream_max: Option<Duration>) {
+    pub fn keep(&self, stream: Stream, now: Instant, upstream_max: Option<Duration>) {
         let span = upstream_max.map_or(IDLE_MAX, |max| IDLE_MAX.min(max.saturating_sub(Duration::from_secs(1))));
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_CONNECTIONS_MAX {
@@ -132,7 +132,7 @@ impl EndpointState {
 
     /// Closes what lay too long or was closed by the other side.
     pub fn sweep(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|(until, stream)| now < *until && is_quiet(stream));
+        self.idle.borrow_mut().retain(|(until, stream)| now < *until && stream.is_quiet());
     }
 
     /// Makes a new connection, trying the addresses of the host in order. The caller bounds the time.
@@ -155,7 +155,7 @@ impl EndpointState {
                     if index > 0 {
                         self.prefer(address);
                     }
-                    return Ok(Connection { stream, reused: false });
+                    return Ok(Connection { stream: stream.into(), reused: false });
                 }
                 Err(error) => failure = error,
             }
@@ -206,10 +206,4 @@ impl EndpointState {
             known.list = list.into();
         }
     }
-}
-
-/// Whether an idle connection is still one: no end, no error, and no byte that nobody asked for. Costs no system call
-/// unless something has come.
-fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -1,0 +1,3 @@
+//! TLS, towards clients and towards upstreams.
+
+pub mod session;
