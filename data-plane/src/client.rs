@@ -6,7 +6,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     error::ProxyError,
-    listener::ListenerName,
+    listener::ListenerState,
     proxy::{self, After},
     stream::{self, Input, Output, Pressure},
     timer::Timer,
@@ -41,7 +41,7 @@ pub struct Client<'a> {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Rc<ListenerName>) {
+pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Rc<ListenerState>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
     let mut timer = Timer::default();
     let mut fresh = true;
@@ -94,12 +94,12 @@ async fn serve_requests(
     stream: &mut TcpStream,
     scratch: &mut Scratch,
     peer: &Peer,
-    listener: &ListenerName,
+    listener: &ListenerState,
     timer: &mut Timer,
 ) -> After {
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded } = scratch;
     let pressure = Pressure::default();
-    let listener: &str = &listener.get();
+    let listener: &str = &listener.name();
     let (input, output) = stream::split(stream, client_in, client_out, &pressure);
     let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };
     let head_timeout = worker.shared.policy.head_timeout;

@@ -29,5 +29,6 @@ mod target;
 pub mod telemetry;
 mod threads;
 mod timer;
+pub mod tls;
 mod upstream;
 mod worker;
