@@ -1,7 +1,14 @@
 //! A client's connection: one request after another, until either side has enough; or all of it HTTP/2's, if the client
 //! begins so.
 
-use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{net::TcpStream, time::Instant};
 
@@ -9,10 +16,11 @@ use crate::{
     body::{Sink, Source},
     error::ProxyError,
     http2,
-    listener::ListenerName,
+    listener::ListenerState,
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
+    tls,
     worker::{Peer, Registered, Scratch, Worker},
 };
 
@@ -51,11 +59,23 @@ enum Next {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer, listener: Rc<ListenerName>) {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listener: Rc<ListenerState>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
-    let mut stream = Stream::from(stream);
     let mut timer = Timer::default();
+    let mut stream = match listener.tls() {
+        None => Stream::from(stream),
+        Some(server) => match Box::pin(shake_hands(&worker, stream, &server, &mut timer)).await {
+            None => return,
+            Some((stream, accepted)) => {
+                peer.tls = Some(accepted);
+                stream
+            }
+        },
+    };
     let mut fresh = true;
+    if stream.agreed_on(b"h2") {
+        return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
+    }
     while await_request(&worker, &stream, &mut timer, fresh).await {
         let mut scratch = worker.lend();
         let next = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, fresh).await;
@@ -73,13 +93,36 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer, listener: 
                 stream.reset_on_close();
                 break;
             }
-            Next::Http2 => {
-                let listener = listener.get();
-                let served = http2::server::serve(&worker, stream, Rc::new(peer), &listener, &mut timer);
-                return Box::pin(served).await;
-            }
+            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer).await,
         }
     }
+}
+
+/// Gives the connection to HTTP/2, to its end.
+async fn serve_http2(worker: &Rc<Worker>, stream: Stream, peer: Peer, listener: &ListenerState, timer: &mut Timer) {
+    // In a box: who speaks HTTP/1.1 does not pay for its size.
+    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer)).await;
+}
+
+/// Begins TLS; `None` if that failed, which the client was told.
+async fn shake_hands(
+    worker: &Worker,
+    mut tcp: TcpStream,
+    server: &Arc<tls::Server>,
+    timer: &mut Timer,
+) -> Option<(Stream, tls::Accepted)> {
+    let gauges = &worker.shared.metrics.gauges;
+    match timer.within(worker.shared.policy.head_timeout, server.accept(&mut tcp)).await {
+        Ok(Ok((session, accepted))) => return Some((Stream::with_tls(tcp, session), accepted)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            gauges.handshakes_failed.fetch_add(1, Relaxed);
+        }
+        Err(_) => {
+            gauges.handshakes_timed_out.fetch_add(1, Relaxed);
+        }
+    }
+    None
 }
 
 /// Waits for the first byte of a request, holding nothing but the connection. False when there will be none. Who is
@@ -105,13 +148,13 @@ async fn serve_requests(
     stream: &mut Stream,
     scratch: &mut Scratch,
     peer: &Peer,
-    listener: &ListenerName,
+    listener: &ListenerState,
     timer: &mut Timer,
     mut fresh: bool,
 ) -> Next {
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } = scratch;
     let pressure = Pressure::default();
-    let listener: &str = &listener.get();
+    let listener: &str = &listener.name();
     let (input, output) = stream.split(client_in, client_out, &pressure);
     let (input, output) = (Source::http1(input), Sink::Http1(output));
     let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };

@@ -10,6 +10,7 @@ use crate::{
         head::{Connection, RequestHead, ResponseHead, defines_body},
         write,
     },
+    tls,
 };
 
 /// The most entries of an `X-Forwarded-For` or `Forwarded` chain that are believed and passed on; the oldest go first.
@@ -295,6 +296,8 @@ pub struct Identity<'a> {
     pub peer: &'a str,
     /// What trusted proxies said.
     pub forwarded: &'a Forwarded,
+    /// The client came over TLS; then this is what its certificate says of it, if it showed one.
+    pub tls: Option<Option<&'a str>>,
     /// Whether the connection is to be upgraded to a WebSocket.
     pub upgrade: bool,
 }
@@ -328,7 +331,10 @@ pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, identity: 
     }
     out.extend_from_slice(identity.peer.as_bytes());
     out.extend_from_slice(b"\r\n");
-    let proto = forwarded.proto.unwrap_or("http");
+    if let Some(Some(certificate)) = identity.tls {
+        write::field(out, tls::identity::FIELD, certificate.as_bytes());
+    }
+    let proto = forwarded.proto.unwrap_or(if identity.tls.is_some() { "https" } else { "http" });
     write::field(out, "X-Forwarded-Proto", proto.as_bytes());
     let host = if forwarded.host.is_empty() { identity.host.as_bytes() } else { &forwarded.host };
     write::field(out, "X-Forwarded-Host", host);

@@ -19,12 +19,12 @@ use rustygate_proto::{
 };
 
 /// The kinds that a set may hold, in the order of [`Held::image`].
-const KINDS: [Kind; 4] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route];
+const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
 
 /// One resource as it was sent.
 #[derive(Debug)]
 pub struct Resource {
-    /// Listener, backend, plugin or route.
+    /// What it is.
     pub kind: Kind,
     /// Unique within its kind.
     pub name: Arc<str>,

@@ -31,6 +31,6 @@ mod target;
 pub mod telemetry;
 mod threads;
 mod timer;
-mod tls;
+pub mod tls;
 mod upstream;
 mod worker;

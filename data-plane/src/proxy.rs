@@ -146,6 +146,9 @@ async fn handle(
     let trusted = x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
     forward::admit_request(&mut x.request.fields, &x.request.connection, trusted);
     x.target.read(x.request)?;
+    if x.client.peer.tls.as_ref().is_some_and(|tls| !tls.is_for(&x.target.host)) {
+        return Err(ProxyError::Misdirected);
+    }
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.

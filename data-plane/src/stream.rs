@@ -103,6 +103,12 @@ impl Stream {
         Self { tcp, unread: BytesMut::new(), tls: Some(Box::new(RefCell::new(session))) }
     }
 
+    /// Whether both sides agreed on that protocol in their handshake (RFC 7301).
+    #[must_use]
+    pub fn agreed_on(&self, protocol: &[u8]) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.borrow().alpn() == Some(protocol))
+    }
+
     /// Gives bytes back, for whoever takes the connection whole.
     pub fn unread(&mut self, bytes: BytesMut) {
         self.unread = bytes;

@@ -26,6 +26,7 @@ use crate::{
         metrics::{OVERFLOW, RequestMetrics, Series},
     },
     timer::Timer,
+    tls,
     upstream::Upstreams,
 };
 
@@ -278,12 +279,14 @@ impl Worker {
 }
 
 /// Who is at the other end of a client connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Peer {
     /// Its address, IPv4 as IPv4.
     pub address: IpAddr,
     /// The same as text.
     pub text: String,
+    /// What its handshake has told; `None` if it speaks in the clear.
+    pub tls: Option<tls::Accepted>,
 }
 
 impl Peer {
@@ -291,6 +294,6 @@ impl Peer {
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
-        Self { address, text: address.to_string() }
+        Self { address, text: address.to_string(), tls: None }
     }
 }

@@ -169,6 +169,7 @@ fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
         host: if x.target.host_field.is_empty() { &endpoint.authority } else { &x.target.host_field },
         peer: &x.client.peer.text,
         forwarded: x.forwarded,
+        tls: x.client.peer.tls.as_ref().map(|tls| tls.identity.as_deref()),
         upgrade: plan.upgrade,
     };
     forward::write_request_fields(x.upstream_out, x.request, &identity);

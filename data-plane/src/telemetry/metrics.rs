@@ -118,6 +118,10 @@ pub struct Gauges {
     pub accepted: AtomicU64,
     /// Client connections refused because there were too many.
     pub refused: AtomicU64,
+    /// TLS handshakes of clients that failed.
+    pub handshakes_failed: AtomicU64,
+    /// TLS handshakes of clients that were not done in time.
+    pub handshakes_timed_out: AtomicU64,
     /// Access log lines dropped because the log could not be written fast enough.
     pub log_dropped: AtomicU64,
     /// Upgraded connections open now.
@@ -246,6 +250,12 @@ impl Collector for RequestCollector {
         for (name, help, value) in [
             ("rustygate_client_connections_accepted", "Client connections accepted", &gauges.accepted),
             ("rustygate_client_connections_refused", "Client connections over the bound", &gauges.refused),
+            ("rustygate_tls_handshakes_failed", "TLS handshakes of clients that failed", &gauges.handshakes_failed),
+            (
+                "rustygate_tls_handshakes_timed_out",
+                "TLS handshakes of clients that were not done in time",
+                &gauges.handshakes_timed_out,
+            ),
             ("rustygate_access_log_dropped", "Access log lines that were not written", &gauges.log_dropped),
         ] {
             let counter = ConstCounter::new(value.load(Relaxed));

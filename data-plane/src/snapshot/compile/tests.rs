@@ -17,7 +17,11 @@ fn removal(kind: wire::Kind, name: &str) -> wire::Change {
 }
 
 fn listener(name: &str, address: &str) -> wire::Change {
-    change(Resource::Listener(wire::Listener { name: name.to_owned(), address: address.to_owned() }))
+    change(Resource::Listener(wire::Listener {
+        name: name.to_owned(),
+        address: address.to_owned(),
+        tls: None,
+    }))
 }
 
 fn backend_message(name: &str, urls: &[&str]) -> wire::Backend {
