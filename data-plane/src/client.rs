@@ -6,11 +6,13 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     error::ProxyError,
+    http1::head::{HeadError, RequestHead},
+    limit::Limit,
     listener::ListenerName,
     proxy::{self, After},
     stream::{self, Input, Output, Pressure},
     timer::Timer,
-    worker::{Peer, Registered, Scratch, Worker},
+    worker::{Peer, Policy, Registered, Scratch, Worker},
 };
 
 /// After a last answer, how long a connection is read from before it is closed: closing at once would reset it, and
@@ -40,15 +42,60 @@ pub struct Client<'a> {
     pub pressure: &'a Pressure,
 }
 
+/// How much longer a connection may go on.
+#[derive(Debug)]
+struct Life {
+    requests_left: Option<u64>,
+    ends: Option<Instant>,
+}
+
+impl Life {
+    fn begin(policy: &Policy) -> Self {
+        // Connections that came together must not all come again together.
+        let shorter = |age: Duration| age.mul_f64(1.0 - fastrand::f64() / 10.0);
+        Self {
+            requests_left: policy.requests_per_connection_max,
+            ends: policy.connection_age_max.map(|age| Instant::now() + shorter(age)),
+        }
+    }
+
+    /// One more request. The bound that makes it the last, if one does.
+    fn spend(&mut self) -> Option<Limit> {
+        if let Some(left) = &mut self.requests_left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Some(Limit::Requests);
+            }
+        }
+        self.ends.is_some_and(|ends| Instant::now() >= ends).then_some(Limit::Age)
+    }
+}
+
+/// Whether a head, whole or not yet, keeps the bounds that were set.
+fn within_bounds(
+    parsed: Option<usize>,
+    buffered: usize,
+    head: &RequestHead,
+    policy: &Policy,
+) -> Result<Option<usize>, HeadError> {
+    match parsed {
+        Some(bytes) if bytes > policy.head_bytes_max => Err(HeadError::TooLarge),
+        Some(_) if head.fields.len() > policy.head_fields_max => Err(HeadError::TooManyFields),
+        None if buffered > policy.head_bytes_max => Err(HeadError::TooLarge),
+        parsed => Ok(parsed),
+    }
+}
+
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Rc<ListenerName>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
     let mut timer = Timer::default();
+    let mut life = Life::begin(&worker.shared.policy);
     let mut fresh = true;
     while await_request(&worker, &stream, &mut timer, fresh).await {
         fresh = false;
         let mut scratch = worker.lend();
-        let after = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer).await;
+        let after = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life).await;
         if after == After::Close {
             linger(&mut stream, &mut scratch, &mut timer).await;
         }
@@ -79,7 +126,13 @@ async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, f
         true => policy.head_timeout,
         false => policy.keep_alive_timeout,
     };
-    matches!(timer.within(span, readable).await, Ok(true))
+    match timer.within(span, readable).await {
+        Ok(readable) => readable,
+        Err(_) => {
+            worker.count_limit(Some(if fresh { Limit::HeadTime } else { Limit::IdleTime }));
+            false
+        }
+    }
 }
 
 /// Asks the system, not the runtime, which may not know yet: a request that has arrived is served.
@@ -96,17 +149,21 @@ async fn serve_requests(
     peer: &Peer,
     listener: &ListenerName,
     timer: &mut Timer,
+    life: &mut Life,
 ) -> After {
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded } = scratch;
     let pressure = Pressure::default();
     let listener: &str = &listener.get();
     let (input, output) = stream::split(stream, client_in, client_out, &pressure);
     let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };
-    let head_timeout = worker.shared.policy.head_timeout;
+    let policy = &worker.shared.policy;
+    let head_timeout = policy.head_timeout;
     loop {
         let mut deadline = None;
         let parsed = loop {
-            match request.parse(client.input.buffer) {
+            let buffered = client.input.buffer.len();
+            let parsed = request.parse(client.input.buffer);
+            match parsed.and_then(|parsed| within_bounds(parsed, buffered, request, policy)) {
                 Ok(Some(bytes)) => break Ok(bytes),
                 Ok(None) => {}
                 Err(error) => break Err(ProxyError::BadHead(error)),
@@ -140,6 +197,10 @@ async fn serve_requests(
         let after = match parsed {
             Ok(bytes) => {
                 bytes::Buf::advance(exchange.client.input.buffer, bytes);
+                if let Some(limit) = life.spend() {
+                    exchange.request.connection.close = true;
+                    worker.count_limit(Some(limit));
+                }
                 proxy::serve(exchange).await
             }
             Err(error) => proxy::refuse(exchange, error).await,

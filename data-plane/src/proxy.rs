@@ -103,6 +103,7 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
         Ok(after) => after,
         Err(error) => {
             record.reason = error.reason();
+            x.worker.count_limit(error.limit());
             // What is in the buffer now is half of an interim answer, of which some may be with the client already.
             let half_sent = record.status != 0 || !x.client.output.buffer.is_empty();
             if half_sent || error == ProxyError::ClientGone {
@@ -120,6 +121,7 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
 pub async fn refuse(mut x: Exchange<'_, '_>, error: ProxyError) -> After {
     let mut record = Record::begin();
     record.reason = error.reason();
+    x.worker.count_limit(error.limit());
     x.request.connection.close = true;
     x.request.framing = Framing::Empty;
     x.request.method.clear();
@@ -202,7 +204,10 @@ async fn send(
     let mut avoid = None;
     let mut fresh = false;
     loop {
-        let usable = |endpoint: &crate::snapshot::Endpoint| x.worker.shared.health.usable(endpoint.id);
+        let shared = &x.worker.shared;
+        let usable = |endpoint: &crate::snapshot::Endpoint| {
+            shared.health.usable(endpoint.id) && shared.names.usable(&endpoint.host)
+        };
         let (endpoint, pool) =
             upstream::choose(backend, &state, &x.worker.upstreams, usable, avoid).ok_or(ProxyError::NoEndpoint)?;
         record.tries += 1;

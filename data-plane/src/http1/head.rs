@@ -19,9 +19,12 @@ pub const TARGET_BYTES_MAX: usize = 8 << 10;
 /// Why a head is refused. Every one of them ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// Over [`HEAD_BYTES_MAX`] or [`FIELDS_MAX`].
+    /// Over [`HEAD_BYTES_MAX`].
     #[error("the header section is too large")]
     TooLarge,
+    /// Over [`FIELDS_MAX`].
+    #[error("the header section has too many fields")]
+    TooManyFields,
     /// Over [`TARGET_BYTES_MAX`].
     #[error("the request target is too long")]
     TargetTooLong,
@@ -374,7 +377,7 @@ fn ends_its_line(value: &[u8], head: &[u8]) -> bool {
 impl From<httparse::Error> for HeadError {
     fn from(error: httparse::Error) -> Self {
         match error {
-            httparse::Error::TooManyHeaders => Self::TooLarge,
+            httparse::Error::TooManyHeaders => Self::TooManyFields,
             httparse::Error::Version => Self::Version,
             _ => Self::Malformed,
         }

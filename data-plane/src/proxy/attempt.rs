@@ -20,6 +20,7 @@ use crate::{
     error::ProxyError,
     forward::{self, Identity},
     http1::{Framing, write},
+    resolve::ConnectError,
     snapshot::{Endpoint, Rule, WeightedBackend},
     stream::{self, Pressure},
     timer::Timer,
@@ -89,7 +90,10 @@ pub async fn attempt(
             match x.client.timer.until(due, pool.connect()).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
-                    ProxyError::UpstreamConnect
+                    match error {
+                        ConnectError::NoAddress => ProxyError::NoAddress,
+                        ConnectError::Io(_) => ProxyError::UpstreamConnect,
+                    }
                 })?,
                 Err(_) => return Err(ProxyError::UpstreamConnectTimeout.into()),
             }
@@ -101,7 +105,8 @@ pub async fn attempt(
     write_head(x, plan, endpoint);
 
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
-    let flow = Flow::begin(timeouts, record.started, try_started, x.request.framing != Framing::Empty);
+    let flow = Flow::begin(timeouts, record.started, try_started, x.request.framing != Framing::Empty)
+        .with_client(&x.worker.shared.policy);
     flow.replayable.set(upload.can_replay());
     let outcome = {
         let pressure = Pressure::default();
@@ -132,7 +137,7 @@ pub async fn attempt(
             return Err(ProxyError::ClientStalled.into());
         }
         Outcome::Expired if flow.upload.get() == UploadState::AwaitingClient => {
-            return Err(ProxyError::RequestTimeout.into());
+            return Err(ProxyError::RequestBodyTimeout.into());
         }
         Outcome::Expired => return Err(ProxyError::UpstreamTimeout.into()),
     };
@@ -140,7 +145,7 @@ pub async fn attempt(
         Down::Answered { reusable, keep_alive } => {
             if reusable && !plan.upgrade && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty() {
                 let now = record.ended.unwrap_or_else(Instant::now);
-                pool.keep(connection.stream, now, x.response.connection.keep_alive_time);
+                pool.keep(connection, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),

@@ -43,6 +43,7 @@ pub async fn error(
             | ProxyError::BadBody(_)
             | ProxyError::MethodNotAllowed
             | ProxyError::RequestTimeout
+            | ProxyError::RequestBodyTimeout
     ) {
         x.request.connection.close = true;
     }

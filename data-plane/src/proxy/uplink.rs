@@ -147,8 +147,8 @@ async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Uploa
             }
             Piece::More => {
                 to.flush().await.map_err(|_| Halt::Upstream)?;
-                flow.progress();
                 flow.upload.set(UploadState::AwaitingClient);
+                flow.progress();
                 match from.fill_bulk().await {
                     Ok(0) | Err(_) => return Err(Halt::Stop(Stop::ClientGone)),
                     Ok(_) => {}

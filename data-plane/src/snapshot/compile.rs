@@ -46,6 +46,8 @@ pub struct Compiled {
     pub(crate) plugins: CowMap<Arc<str>, Arc<Plugin>>,
     /// Backends that routes have in place, by canonical URL.
     pub(crate) inline: CowMap<Arc<str>, Inline>,
+    /// See [`Snapshot::new_names`].
+    pub(super) new_names: Arc<[Box<str>]>,
 }
 
 impl Compiled {
@@ -62,7 +64,12 @@ impl Snapshot {
     /// Every fault, each naming its resource and field; `self` is untouched.
     pub fn compile(&self, revision: u64, changes: &[wire::Change]) -> Result<Self, Vec<wire::Fault>> {
         let mut draft =
-            Draft { next: Self { revision, ..self.clone() }, faults: Faults::default(), touched: Touched::default() };
+            Draft {
+                next: Self { revision, ..self.clone() },
+                faults: Faults::default(),
+                touched: Touched::default(),
+                names: Vec::new(),
+            };
         let changes = Changes::sort(changes, &mut draft.faults);
         draft.change_listeners(&changes.listeners);
         draft.change_backends(&changes.backends);
@@ -71,6 +78,7 @@ impl Snapshot {
         draft.relink_routes();
         draft.add_routes(&changes.routes);
         draft.finish_regexes(&changes.routes);
+        draft.next.compiled.new_names = draft.names.into();
         if draft.faults.is_empty() { Ok(draft.next) } else { Err(draft.faults.into_vec()) }
     }
 }
@@ -80,6 +88,8 @@ struct Draft<'a> {
     next: Snapshot,
     faults: Faults,
     touched: Touched<'a>,
+    /// Host names of new backends.
+    names: Vec<Box<str>>,
 }
 
 /// What the changes did to what routes link to.
@@ -126,6 +136,7 @@ impl<'a> Draft<'a> {
                 None => None,
             };
             if let Some(backend) = &new {
+                backend::add_names(backend, &mut self.names);
                 self.next.compiled.backends.insert(Arc::clone(&backend.name), Arc::clone(backend));
             }
             if old.is_some() {
@@ -220,6 +231,7 @@ impl<'a> Draft<'a> {
                 listeners: &self.next.listeners,
                 compiled: &mut self.next.compiled,
                 touched: &self.touched,
+                names: &mut self.names,
                 faults: &mut self.faults,
             };
             let route = Arc::new(rule::compile_route(&message, links));

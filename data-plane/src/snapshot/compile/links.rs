@@ -24,6 +24,8 @@ pub(super) struct Links<'a, 'c> {
     pub listeners: &'a [Arc<Listener>],
     pub compiled: &'a mut Compiled,
     pub touched: &'a Touched<'c>,
+    /// Host names of new backends.
+    pub names: &'a mut Vec<Box<str>>,
     pub faults: &'a mut Faults,
 }
 
@@ -70,6 +72,9 @@ impl Links<'_, '_> {
         let key: Arc<str> = format!("http://{}{}", endpoint.authority, endpoint.base_path).into();
         let make = || Inline { backend: Arc::new(backend::inline(endpoint)), uses: 0 };
         let inline = self.compiled.inline.get_or_insert_with(Arc::clone(&key), make);
+        if inline.uses == 0 {
+            backend::add_names(&inline.backend, self.names);
+        }
         inline.uses += 1;
         Some((key, Arc::clone(&inline.backend)))
     }
