@@ -25,7 +25,9 @@ use crate::{
     disk::OpenError,
     forward::TrustedProxies,
     health::{self, Health},
+    limit::PerIp,
     publish::Publisher,
+    resolve::{Lookup, NameCollector, Names, Resolver},
     settings::{AccessLogTarget, Settings},
     snapshot::{Snapshot, SnapshotCell},
     sync::{Config, ConfigError, Sync, SyncStatus},
@@ -152,6 +154,8 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let metrics = Arc::new(RequestMetrics::default());
     registry.register_collector(Box::new(RequestCollector(Arc::clone(&metrics))));
     let health = Arc::new(Health::default());
+    let names = Arc::new(Names::default());
+    registry.register_collector(Box::new(NameCollector(Arc::clone(&names))));
 
     let background = Background(Some(background_runtime()?));
     let handle = background.handle();
@@ -169,11 +173,16 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
         snapshot: Arc::clone(&cell),
         metrics,
         health: Arc::clone(&health),
+        clients: PerIp::default(),
+        names: Arc::clone(&names),
         policy: policy(&settings),
     });
     let workers = settings.workers.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let threads = Arc::new(Threads::start(workers, &shared, sink.as_ref())?);
-    let publisher = Arc::new(Publisher::new(Arc::clone(&cell), settings.listen, Arc::clone(&threads)));
+    let resolver = Arc::new(Resolver::new(names, Lookup::new(settings.dns_servers), handle.clone()));
+    let (cell_of_publisher, resolver_of_publisher) = (Arc::clone(&cell), Arc::clone(&resolver));
+    let publisher = Publisher::new(cell_of_publisher, settings.listen, Arc::clone(&threads), resolver_of_publisher);
+    let publisher = Arc::new(publisher);
     // Revision 0: whoever comes before the first snapshot is told so.
     publisher.publish(Snapshot::default()).await.map_err(|faults| cannot_listen(&faults))?;
 
@@ -182,6 +191,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let status = sync.status();
     let admin_port = Admin { status: Arc::clone(&status), draining: drains, registry: Arc::new(Mutex::new(registry)) };
     handle.spawn(admin_port.serve(admin_listener));
+    handle.spawn(resolver.sweep(Arc::clone(&cell)));
     handle.spawn(health::check_all(health, cell, status.subscribe()));
     let syncing = handle.spawn(sync.run(Arc::clone(&publisher), stops));
     Ok(Running {
@@ -319,9 +329,19 @@ fn cannot_listen(faults: &[wire::Fault]) -> StartError {
 fn policy(settings: &Settings) -> Policy {
     Policy {
         connections_max: settings.max_connections,
+        connections_per_ip_max: settings.max_connections_per_ip,
+        tls_handshake_timeout: Duration::from_secs(settings.tls_handshake_timeout),
+        head_bytes_max: usize::try_from(settings.max_head_bytes).unwrap_or(usize::MAX),
+        head_fields_max: usize::try_from(settings.max_head_fields).unwrap_or(usize::MAX),
         body_bytes_max: settings.max_body_bytes,
         head_timeout: Duration::from_secs(settings.head_timeout),
+        body_timeout: Duration::from_secs(settings.body_timeout),
+        write_timeout: Duration::from_secs(settings.write_timeout),
         keep_alive_timeout: Duration::from_secs(settings.keep_alive_timeout),
+        requests_per_connection_max: (settings.max_requests_per_connection > 0)
+            .then_some(settings.max_requests_per_connection),
+        connection_age_max: (settings.max_connection_age > 0)
+            .then_some(Duration::from_secs(settings.max_connection_age)),
         trusted_proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
         debug_headers: settings.debug_headers,
     }

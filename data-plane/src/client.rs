@@ -15,13 +15,15 @@ use tokio::{net::TcpStream, time::Instant};
 use crate::{
     body::{Sink, Source},
     error::ProxyError,
+    http1::head::{HeadError, RequestHead},
     http2,
+    limit::Limit,
     listener::ListenerState,
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
     tls,
-    worker::{Peer, Registered, Scratch, Worker},
+    worker::{Peer, Policy, Registered, Scratch, Worker},
 };
 
 /// After a last answer, how long a connection is read from before it is closed: closing at once would reset it, and
@@ -58,6 +60,50 @@ enum Next {
     Http2,
 }
 
+/// How much longer a connection may go on.
+#[derive(Debug)]
+struct Life {
+    requests_left: Option<u64>,
+    ends: Option<Instant>,
+}
+
+impl Life {
+    fn begin(policy: &Policy) -> Self {
+        // Connections that came together must not all come again together.
+        let shorter = |age: Duration| age.mul_f64(1.0 - fastrand::f64() / 10.0);
+        Self {
+            requests_left: policy.requests_per_connection_max,
+            ends: policy.connection_age_max.map(|age| Instant::now() + shorter(age)),
+        }
+    }
+
+    /// One more request. The bound that makes it the last, if one does.
+    fn spend(&mut self) -> Option<Limit> {
+        if let Some(left) = &mut self.requests_left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Some(Limit::Requests);
+            }
+        }
+        self.ends.is_some_and(|ends| Instant::now() >= ends).then_some(Limit::Age)
+    }
+}
+
+/// Whether a head, whole or not yet, keeps the bounds that were set.
+fn within_bounds(
+    parsed: Option<usize>,
+    buffered: usize,
+    head: &RequestHead,
+    policy: &Policy,
+) -> Result<Option<usize>, HeadError> {
+    match parsed {
+        Some(bytes) if bytes > policy.head_bytes_max => Err(HeadError::TooLarge),
+        Some(_) if head.fields.len() > policy.head_fields_max => Err(HeadError::TooManyFields),
+        None if buffered > policy.head_bytes_max => Err(HeadError::TooLarge),
+        parsed => Ok(parsed),
+    }
+}
+
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listener: Rc<ListenerState>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
@@ -72,13 +118,15 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
             }
         },
     };
+    let mut life = Life::begin(&worker.shared.policy);
     let mut fresh = true;
     if stream.agreed_on(b"h2") {
         return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
     }
     while await_request(&worker, &stream, &mut timer, fresh).await {
         let mut scratch = worker.lend();
-        let next = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, fresh).await;
+        let next =
+            serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life, fresh).await;
         fresh = false;
         match next {
             Next::After(After::Close) => linger(&mut stream, &mut scratch, &mut timer).await,
@@ -139,7 +187,13 @@ async fn await_request(worker: &Worker, stream: &Stream, timer: &mut Timer, fres
         true => policy.head_timeout,
         false => policy.keep_alive_timeout,
     };
-    matches!(timer.within(span, readable).await, Ok(true))
+    match timer.within(span, readable).await {
+        Ok(readable) => readable,
+        Err(_) => {
+            worker.count_limit(Some(if fresh { Limit::HeadTime } else { Limit::IdleTime }));
+            false
+        }
+    }
 }
 
 /// Serves what the client has sent, one request after another.
@@ -150,21 +204,26 @@ async fn serve_requests(
     peer: &Peer,
     listener: &ListenerState,
     timer: &mut Timer,
+    life: &mut Life,
     mut fresh: bool,
 ) -> Next {
-    let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } = scratch;
+    let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } =
+        scratch;
     let pressure = Pressure::default();
     let listener: &str = &listener.name();
     let (input, output) = stream.split(client_in, client_out, &pressure);
     let (input, output) = (Source::http1(input), Sink::Http1(output));
     let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };
-    let head_timeout = worker.shared.policy.head_timeout;
+    let policy = &worker.shared.policy;
+    let head_timeout = policy.head_timeout;
     loop {
         let mut deadline = None;
         let Source::Http1 { input, .. } = &mut client.input else { return Next::Http2 };
         let parsed = loop {
             if !std::mem::take(&mut fresh) || !http2::begins(input.buffer) {
-                match request.parse(input.buffer) {
+                let buffered = input.buffer.len();
+                let parsed = request.parse(input.buffer);
+                match parsed.and_then(|parsed| within_bounds(parsed, buffered, request, policy)) {
                     Ok(Some(bytes)) => break Ok(bytes),
                     Ok(None) => {}
                     Err(error) => break Err(ProxyError::BadHead(error)),
@@ -205,7 +264,13 @@ async fn serve_requests(
             upstream_out,
         };
         let after = match parsed {
-            Ok(_) => proxy::serve(exchange).await,
+            Ok(_) => {
+                if let Some(limit) = life.spend() {
+                    exchange.request.connection.close = true;
+                    worker.count_limit(Some(limit));
+                }
+                proxy::serve(exchange).await
+            }
             Err(error) => proxy::refuse(exchange, error).await,
         };
         if after != After::KeepAlive {

@@ -6,6 +6,7 @@
 use crate::{
     canonical,
     http1::{body::BodyError, head::HeadError},
+    limit::Limit,
 };
 
 /// Why a request was not answered by its upstream.
@@ -25,8 +26,10 @@ pub enum ProxyError {
     BadBody(BodyError),
     /// The request's body is over its bound.
     BodyTooLarge,
-    /// The client did not send its request in time.
+    /// The client did not send its head in time.
     RequestTimeout,
+    /// The client sent nothing more of its request's body in time.
+    RequestBodyTimeout,
     /// The client hung up.
     ClientGone,
     /// The client did not take its answer in time.
@@ -37,6 +40,8 @@ pub enum ProxyError {
     NoRoute,
     /// The route's backends have no endpoint to send to.
     NoEndpoint,
+    /// No address of the endpoint is known.
+    NoAddress,
     /// No connection to the upstream could be made.
     UpstreamConnect,
     /// No connection to the upstream was made in time.
@@ -49,6 +54,8 @@ pub enum ProxyError {
     UpstreamTimeout,
     /// The gateway has as many connections as it may.
     Overloaded,
+    /// The gateway has as many connections from the client's address as it may.
+    TooManyConnections,
 }
 
 impl ProxyError {
@@ -56,7 +63,7 @@ impl ProxyError {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
-            Self::BadHead(HeadError::TooLarge) => 431,
+            Self::BadHead(HeadError::TooLarge | HeadError::TooManyFields) => 431,
             Self::BadHead(HeadError::TargetTooLong) => 414,
             Self::BadHead(HeadError::Version) => 505,
             Self::BadHead(HeadError::Expectation) => 417,
@@ -64,10 +71,11 @@ impl ProxyError {
             Self::Misdirected => 421,
             Self::MethodNotAllowed => 405,
             Self::BodyTooLarge => 413,
-            Self::RequestTimeout => 408,
+            Self::RequestTimeout | Self::RequestBodyTimeout => 408,
+            Self::TooManyConnections => 429,
             Self::ClientGone | Self::ClientStalled => 499,
             Self::NoRoute => 404,
-            Self::NotReady | Self::NoEndpoint | Self::Overloaded => 503,
+            Self::NotReady | Self::NoEndpoint | Self::NoAddress | Self::Overloaded => 503,
             Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
             Self::UpstreamConnectTimeout | Self::UpstreamTimeout => 504,
         }
@@ -77,7 +85,7 @@ impl ProxyError {
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
-            Self::BadHead(HeadError::TooLarge) => "headers_too_large",
+            Self::BadHead(HeadError::TooLarge | HeadError::TooManyFields) => "headers_too_large",
             Self::BadHead(HeadError::TargetTooLong) => "uri_too_long",
             Self::BadHead(HeadError::Version) => "version_not_supported",
             Self::BadHead(HeadError::Expectation) => "expectation_failed",
@@ -95,24 +103,44 @@ impl ProxyError {
             Self::BadBody(_) => "bad_body",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
+            Self::RequestBodyTimeout => "request_body_timeout",
             Self::ClientGone => "client_gone",
             Self::ClientStalled => "client_stalled",
             Self::NotReady => "not_ready",
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
+            Self::NoAddress => "no_address",
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamConnectTimeout => "upstream_connect_timeout",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::Overloaded => "overloaded",
+            Self::TooManyConnections => "too_many_connections",
         }
+    }
+
+    /// The bound that the client ran into, if that is what is wrong.
+    #[must_use]
+    pub fn limit(self) -> Option<Limit> {
+        Some(match self {
+            Self::BadHead(HeadError::TooLarge) => Limit::HeadBytes,
+            Self::BadHead(HeadError::TooManyFields) => Limit::HeadFields,
+            Self::BadHead(HeadError::TargetTooLong) => Limit::TargetBytes,
+            Self::BodyTooLarge => Limit::BodyBytes,
+            Self::RequestTimeout => Limit::HeadTime,
+            Self::RequestBodyTimeout => Limit::BodyTime,
+            Self::ClientStalled => Limit::WriteTime,
+            Self::Overloaded => Limit::Connections,
+            Self::TooManyConnections => Limit::ConnectionsPerIp,
+            _ => return None,
+        })
     }
 
     /// Whether nothing was sent to an upstream, so that any request may be tried again.
     #[must_use]
     pub fn before_sending(self) -> bool {
-        matches!(self, Self::UpstreamConnect | Self::UpstreamConnectTimeout)
+        matches!(self, Self::NoAddress | Self::UpstreamConnect | Self::UpstreamConnectTimeout)
     }
 
     /// One sentence for the client.
@@ -127,16 +155,20 @@ impl ProxyError {
             Self::BadBody(error) => error.to_string(),
             Self::BodyTooLarge => "the request body is too large".into(),
             Self::RequestTimeout => "the request was not sent in time".into(),
+            Self::RequestBodyTimeout => "the request body was not sent in time".into(),
             Self::ClientGone => "the client closed the connection".into(),
             Self::ClientStalled => "the client did not take the answer in time".into(),
             Self::NotReady => "the gateway has no configuration yet".into(),
             Self::NoRoute => "no route matches the request".into(),
             Self::NoEndpoint => "the service has no endpoint to serve the request".into(),
-            Self::UpstreamConnect | Self::UpstreamConnectTimeout => "the service cannot be reached".into(),
+            Self::NoAddress | Self::UpstreamConnect | Self::UpstreamConnectTimeout => {
+                "the service cannot be reached".into()
+            }
             Self::UpstreamClosed => "the service closed the connection before it answered".into(),
             Self::UpstreamProtocol => "the service sent an invalid answer".into(),
             Self::UpstreamTimeout => "the service did not answer in time".into(),
             Self::Overloaded => "the gateway has too many connections".into(),
+            Self::TooManyConnections => "the gateway has too many connections from this address".into(),
         }
     }
 

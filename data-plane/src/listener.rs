@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{IpAddr, SocketAddr, TcpListener as StdListener},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -19,7 +19,7 @@ use crate::{
     error::ProxyError,
     http1::write,
     tls,
-    worker::{Peer, Worker},
+    worker::{Peer, Shared, Worker},
 };
 
 /// Connections that the kernel keeps until they are accepted.
@@ -126,24 +126,64 @@ pub async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Rc<Listene
 fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, state: &Rc<ListenerState>) {
     let gauges = &worker.shared.metrics.gauges;
     gauges.accepted.fetch_add(1, Relaxed);
-    if gauges.connections.fetch_add(1, Relaxed) >= worker.shared.policy.connections_max {
-        gauges.connections.fetch_sub(1, Relaxed);
-        gauges.refused.fetch_add(1, Relaxed);
-        // In the clear: who wants TLS takes a close for what it is.
-        if state.tls().is_none() {
-            refuse(&stream);
+    let place = match Place::take(&worker.shared, address.ip()) {
+        Ok(place) => place,
+        Err(error) => {
+            gauges.refused.fetch_add(1, Relaxed);
+            worker.count_limit(error.limit());
+            // In the clear: who wants TLS takes a close for what it is.
+            if state.tls().is_none() {
+                refuse(&stream, error);
+            }
+            return;
         }
-        return;
-    }
+    };
     // Without it a small answer may wait for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), Rc::clone(state));
-    tokio::task::spawn_local(served);
+    tokio::task::spawn_local(async move {
+        let _place = place;
+        served.await;
+    });
+}
+
+/// A client's place among the connections, for as long as it lives.
+struct Place {
+    shared: Arc<Shared>,
+    /// Counted by its address.
+    counted: Option<IpAddr>,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, address: IpAddr) -> Result<Self, ProxyError> {
+        let (policy, connections) = (&shared.policy, &shared.metrics.gauges.connections);
+        if connections.fetch_add(1, Relaxed) >= policy.connections_max {
+            connections.fetch_sub(1, Relaxed);
+            return Err(ProxyError::Overloaded);
+        }
+        // From here on its end takes it off again.
+        let mut place = Self { shared: Arc::clone(shared), counted: None };
+        if policy.connections_per_ip_max > 0 && !policy.trusted_proxies.contains(address) {
+            if !shared.clients.enter(address, policy.connections_per_ip_max) {
+                return Err(ProxyError::TooManyConnections);
+            }
+            place.counted = Some(address);
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(address) = self.counted {
+            self.shared.clients.leave(address);
+        }
+        self.shared.metrics.gauges.connections.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Tells a client that there are too many, if that can be done at once.
-fn refuse(stream: &TcpStream) {
-    let error = ProxyError::Overloaded;
+fn refuse(stream: &TcpStream, error: ProxyError) {
     let body = error.body();
     let mut answer = Vec::new();
     write::status_line(&mut answer, error.status());

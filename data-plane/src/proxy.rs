@@ -106,6 +106,7 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
         Ok(after) => after,
         Err(error) => {
             record.reason = error.reason();
+            x.worker.count_limit(error.limit());
             // What is in the buffer now is half of an interim answer, of which some may be with the client already.
             let half_sent = record.status != 0 || x.client.output.holds_some();
             if half_sent || error == ProxyError::ClientGone {
@@ -123,6 +124,7 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
 pub async fn refuse(mut x: Exchange<'_, '_>, error: ProxyError) -> After {
     let mut record = Record::begin();
     record.reason = error.reason();
+    x.worker.count_limit(error.limit());
     x.request.connection.close = true;
     x.request.framing = Framing::Empty;
     x.request.method.clear();
@@ -209,7 +211,10 @@ async fn send(
     let mut avoid = None;
     let mut fresh = false;
     loop {
-        let usable = |endpoint: &crate::snapshot::Endpoint| x.worker.shared.health.usable(endpoint.id);
+        let shared = &x.worker.shared;
+        let usable = |endpoint: &crate::snapshot::Endpoint| {
+            shared.health.usable(endpoint.id) && shared.names.usable(&endpoint.host)
+        };
         let (endpoint, pool) =
             upstream::choose(backend, &state, &x.worker.upstreams, usable, avoid).ok_or(ProxyError::NoEndpoint)?;
         record.tries += 1;
@@ -224,7 +229,7 @@ async fn send(
         }
         match failure {
             // The server had closed the connection while it lay in the pool: the request was never looked at.
-            Failure::Stale(_) if idempotent && !fresh => {
+            Failure::Stale { unseen, .. } if (idempotent || unseen) && !fresh => {
                 fresh = true;
                 continue;
             }

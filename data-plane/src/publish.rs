@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     listener,
+    resolve::Resolver,
     snapshot::{Snapshot, SnapshotCell},
     threads::Threads,
     tls,
@@ -28,6 +29,7 @@ pub struct Publisher {
     cell: Arc<SnapshotCell>,
     default_listen: SocketAddr,
     threads: Arc<Threads>,
+    resolver: Arc<Resolver>,
     /// By the address as configured. Locked for the whole of a publication: they come one after another.
     bound: Mutex<BTreeMap<SocketAddr, Bound>>,
     /// Set under the lock of `bound`, for good: there are no listeners any more, and there will be none.
@@ -54,13 +56,20 @@ struct Wanted {
 }
 
 impl Publisher {
-    /// Publishes into `cell`, for these workers; listens on `default_listen` while a snapshot has no listeners.
+    /// Publishes into `cell`, for these workers; listens on `default_listen` while a snapshot has no listeners. The
+    /// `resolver` learns of new names before their snapshot is served.
     #[must_use]
-    pub fn new(cell: Arc<SnapshotCell>, default_listen: SocketAddr, threads: Arc<Threads>) -> Self {
+    pub fn new(
+        cell: Arc<SnapshotCell>,
+        default_listen: SocketAddr,
+        threads: Arc<Threads>,
+        resolver: Arc<Resolver>,
+    ) -> Self {
         Self {
             cell,
             default_listen,
             threads,
+            resolver,
             bound: Mutex::default(),
             draining: AtomicBool::new(false),
             addresses: RwLock::default(),
@@ -70,7 +79,7 @@ impl Publisher {
     /// Publishes for no workers.
     #[cfg(test)]
     pub fn for_cell(cell: Arc<SnapshotCell>) -> Self {
-        Self::new(cell, SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(Threads::none()))
+        Self::new(cell, SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(Threads::none()), Resolver::for_test())
     }
 
     /// Where the present snapshot is.
@@ -116,6 +125,7 @@ impl Publisher {
         if !faults.is_empty() {
             return Err(faults);
         }
+        self.resolver.prepare(snapshot.new_names()).await;
         let old = self.cell.swap(Arc::new(snapshot));
         for kept in next.values() {
             // The socket stays, and so do its connections: those to come find what is new.

@@ -10,7 +10,10 @@ use std::{
 
 use clap::Args;
 
-use crate::forward::TrustedProxies;
+use crate::{
+    forward::TrustedProxies,
+    http1::head::{FIELDS_MAX, HEAD_BYTES_MAX},
+};
 
 /// Settings of a data plane.
 #[derive(Clone, Debug, Args)]
@@ -67,6 +70,19 @@ pub struct Settings {
     #[arg(long, env = "RUSTYGATE_MAX_CONNECTIONS", default_value_t = 20_000, value_name = "N")]
     pub max_connections: u64,
 
+    /// The most client connections at once from one address (IPv6: from one /64), trusted proxies excepted; more are
+    /// answered with 429; 0 means no bound
+    #[arg(long, env = "RUSTYGATE_MAX_CONNECTIONS_PER_IP", default_value_t = 16_000, value_name = "N")]
+    pub max_connections_per_ip: u32,
+
+    /// The most bytes of a request's head; more are answered with 431
+    #[arg(long, env = "RUSTYGATE_MAX_HEAD_BYTES", default_value_t = HEAD_BYTES_MAX as u64, value_parser = clap::value_parser!(u64).range(256..=HEAD_BYTES_MAX as u64), value_name = "BYTES")]
+    pub max_head_bytes: u64,
+
+    /// The most field lines of a request's head; more are answered with 431
+    #[arg(long, env = "RUSTYGATE_MAX_HEAD_FIELDS", default_value_t = FIELDS_MAX as u64, value_parser = clap::value_parser!(u64).range(1..=FIELDS_MAX as u64), value_name = "N")]
+    pub max_head_fields: u64,
+
     /// The most bytes of a request's body; more are answered with 413
     #[arg(long, env = "RUSTYGATE_MAX_BODY_BYTES", default_value_t = 10 << 30, value_name = "BYTES")]
     pub max_body_bytes: u64,
@@ -75,9 +91,34 @@ pub struct Settings {
     #[arg(long, env = "RUSTYGATE_HEAD_TIMEOUT", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub head_timeout: u64,
 
+    /// The most seconds that a TLS handshake may take
+    #[arg(long, env = "RUSTYGATE_TLS_HANDSHAKE_TIMEOUT", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub tls_handshake_timeout: u64,
+
+    /// Seconds that a client may send nothing more of a request's body
+    #[arg(long, env = "RUSTYGATE_BODY_TIMEOUT", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub body_timeout: u64,
+
+    /// Seconds that a client may take nothing of an answer that is there for it
+    #[arg(long, env = "RUSTYGATE_WRITE_TIMEOUT", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub write_timeout: u64,
+
     /// Seconds that a client's connection may lie idle between requests
     #[arg(long, env = "RUSTYGATE_KEEP_ALIVE_TIMEOUT", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub keep_alive_timeout: u64,
+
+    /// The most requests of a client's connection; 0 means no bound
+    #[arg(long, env = "RUSTYGATE_MAX_REQUESTS_PER_CONNECTION", default_value_t = 0, value_name = "N")]
+    pub max_requests_per_connection: u64,
+
+    /// Seconds after which a client's connection ends with its next request, less up to a tenth by chance; 0 means no bound
+    #[arg(long, env = "RUSTYGATE_MAX_CONNECTION_AGE", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=31_536_000), value_name = "SECONDS")]
+    pub max_connection_age: u64,
+
+    /// A DNS server to ask for the names of endpoints, with a port if it is not 53; repeatable [default: those of
+    /// /etc/resolv.conf]
+    #[arg(long = "dns-server", env = "RUSTYGATE_DNS_SERVERS", value_delimiter = ',', value_parser = parse_dns_server, value_name = "ADDRESS")]
+    pub dns_servers: Vec<SocketAddr>,
 
     /// On shutdown, seconds between "not ready" and the end of accepting, for a load balancer to notice
     #[arg(long, env = "RUSTYGATE_DRAIN_DELAY", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=86_400), value_name = "SECONDS")]
@@ -121,6 +162,14 @@ impl Settings {
     pub fn label_map(&self) -> BTreeMap<String, String> {
         self.labels.iter().cloned().collect()
     }
+}
+
+fn parse_dns_server(text: &str) -> Result<SocketAddr, String> {
+    const PORT: u16 = 53;
+    let address = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip| SocketAddr::new(ip, PORT));
+    address
+        .or_else(|_| text.parse())
+        .map_err(|_| format!("{text:?} is not IP or IP:PORT; a name would need another server"))
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -61,6 +61,13 @@ impl Snapshot {
         self.compiled.certificates.values()
     }
 
+    /// The host names, not addresses, of the backends that this snapshot's own changes brought; some may be known from
+    /// before.
+    #[must_use]
+    pub fn new_names(&self) -> &[Box<str>] {
+        &self.compiled.new_names
+    }
+
     /// How many routes there are.
     #[must_use]
     pub fn route_count(&self) -> usize {

@@ -16,7 +16,13 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use self::{certificate::Certificate, client::Client, identity::identity, server::{Accepted, Server}, tickets::Tickets};
+pub use self::{
+    certificate::Certificate,
+    client::Client,
+    identity::identity,
+    server::{Accepted, Server},
+    tickets::Tickets,
+};
 use crate::snapshot::Id;
 
 /// The oldest version of TLS that is spoken.

@@ -18,7 +18,9 @@ use crate::{
     forward::{Forwarded, TrustedProxies},
     health::Health,
     http1::head::{RequestHead, ResponseHead},
+    limit::{Limit, PerIp},
     live::IdMap,
+    resolve::Names,
     snapshot::{Backend, Id, Rule, SnapshotCell},
     target::Target,
     telemetry::{
@@ -47,12 +49,29 @@ const BUFFER_KEPT_BYTES: usize = 256 << 10;
 pub struct Policy {
     /// The most client connections of the process. Default 20,000.
     pub connections_max: u64,
+    /// The most of them from one address, or one /64 of IPv6; trusted proxies have no such bound, and 0 means that
+    /// nobody has. Default 16,000.
+    pub connections_per_ip_max: u32,
+    /// From the first byte of a TLS handshake to its last. Default 10 s.
+    pub tls_handshake_timeout: Duration,
+    /// The most bytes of a request's head. Default and most [`crate::http1::head::HEAD_BYTES_MAX`].
+    pub head_bytes_max: usize,
+    /// The most field lines of a request's head. Default and most [`crate::http1::head::FIELDS_MAX`].
+    pub head_fields_max: usize,
     /// The most bytes of a request's body. Default 10 GiB.
     pub body_bytes_max: u64,
     /// From a head's first byte to its last. Default 10 s.
     pub head_timeout: Duration,
+    /// Between two pieces of a request's body. Default 60 s.
+    pub body_timeout: Duration,
+    /// How long a client may take nothing of an answer that is there. Default 60 s.
+    pub write_timeout: Duration,
     /// How long a connection may lie idle between requests. Default 75 s.
     pub keep_alive_timeout: Duration,
+    /// The most requests of a connection. Default no bound.
+    pub requests_per_connection_max: Option<u64>,
+    /// The age at which a connection gets no more requests; less up to a tenth, by chance. Default no bound.
+    pub connection_age_max: Option<Duration>,
     /// Whose word on clients is believed. Default nobody's.
     pub trusted_proxies: TrustedProxies,
     /// Whether responses carry `X-RustyGate-Backend` and `X-RustyGate-Duration-ms`. Default yes.
@@ -68,6 +87,10 @@ pub struct Shared {
     pub metrics: Arc<RequestMetrics>,
     /// Which endpoints are down.
     pub health: Arc<Health>,
+    /// How many connections each client address has.
+    pub clients: PerIp,
+    /// Where endpoints with names are.
+    pub names: Arc<Names>,
     /// See there.
     pub policy: Policy,
 }
@@ -111,7 +134,6 @@ pub struct Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().wakers.remove(&self.key);
-        self.worker.shared.metrics.gauges.connections.fetch_sub(1, Relaxed);
     }
 }
 
@@ -158,11 +180,12 @@ impl Worker {
             shared.metrics.series(&name, &name).expect("workers start before routes have series")
         };
         let (unrouted, overflow) = (named("none"), named(OVERFLOW));
+        let upstreams = Upstreams::new(Arc::clone(&shared.names));
         Self {
             shared,
             unrouted,
             overflow,
-            upstreams: Upstreams::default(),
+            upstreams,
             log,
             date: DateCache::default(),
             series: RefCell::default(),
@@ -214,13 +237,20 @@ impl Worker {
         self.unrouted.end(status, duration);
     }
 
+    /// A client ran into a bound, or into none.
+    pub fn count_limit(&self, limit: Option<Limit>) {
+        if let Some(limit) = limit {
+            self.shared.metrics.gauges.limits.count(limit);
+        }
+    }
+
     /// Counts an upgraded connection for as long as the result lives.
     pub fn tunnel_opened(&self) -> Tunnel<'_> {
         self.shared.metrics.gauges.tunnels.fetch_add(1, Relaxed);
         Tunnel(&self.shared.metrics)
     }
 
-    /// A connection that was counted as open begins; the caller's task is woken when the worker drains.
+    /// A connection begins; the caller's task is woken when the worker drains.
     pub fn register(self: &Rc<Self>, waker: &Waker) -> Registered {
         let mut connections = self.connections.borrow_mut();
         let key = connections.next;

@@ -19,9 +19,12 @@ pub const TARGET_BYTES_MAX: usize = 8 << 10;
 /// Why a head is refused. Every one of them ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// Over [`HEAD_BYTES_MAX`] or [`FIELDS_MAX`].
+    /// Over [`HEAD_BYTES_MAX`].
     #[error("the header section is too large")]
     TooLarge,
+    /// Over [`FIELDS_MAX`].
+    #[error("the header section has too many fields")]
+    TooManyFields,
     /// Over [`TARGET_BYTES_MAX`].
     #[error("the request target is too long")]
     TargetTooLong,
@@ -258,6 +261,15 @@ impl ResponseHead {
             }
     }
 
+    /// Forgets the response before.
+    pub fn clear(&mut self) {
+        self.status = 0;
+        self.version = Version::Http11;
+        self.fields.clear();
+        self.framing = Framing::Empty;
+        self.connection.clear();
+    }
+
     /// Reads the head of the response to a request of that method. Returns how many bytes it took, or `None` if it
     /// is not whole yet.
     ///
@@ -388,7 +400,7 @@ fn ends_its_line(value: &[u8], head: &[u8]) -> bool {
 impl From<httparse::Error> for HeadError {
     fn from(error: httparse::Error) -> Self {
         match error {
-            httparse::Error::TooManyHeaders => Self::TooLarge,
+            httparse::Error::TooManyHeaders => Self::TooManyFields,
             httparse::Error::Version => Self::Version,
             _ => Self::Malformed,
         }

@@ -3,13 +3,13 @@
 
 use std::io;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, request::Parts};
 
 use crate::{
     fields::{Fields, is_field_value},
     http1::{
         Framing, Version,
-        head::{FIELDS_MAX, HeadError, RequestHead, TARGET_BYTES_MAX, plain_number},
+        head::{FIELDS_MAX, HeadError, RequestHead, ResponseHead, TARGET_BYTES_MAX, plain_number},
     },
 };
 
@@ -70,6 +70,16 @@ pub fn read_request(head: &mut RequestHead, parts: &Parts, bodyless: bool) -> Re
     if !cookie.is_empty() {
         head.fields.append("cookie", &cookie);
     }
+    // RFC 8441: what would be an upgrade in HTTP/1.1, and is treated as one from here on.
+    if head.method == "CONNECT"
+        && parts.extensions.get::<h2::ext::Protocol>().is_some_and(|it| it.as_str() == "websocket")
+    {
+        head.method.replace_range(.., "GET");
+        head.connection.upgrade = true;
+        head.fields.remove("sec-websocket-key");
+        head.fields.append("upgrade", b"websocket");
+        return Ok(());
+    }
     head.framing = match length {
         _ if bodyless => Framing::Empty,
         Some(0) => Framing::Empty,
@@ -77,6 +87,72 @@ pub fn read_request(head: &mut RequestHead, parts: &Parts, bodyless: bool) -> Re
         None => Framing::Chunked,
     };
     Ok(())
+}
+
+/// Reads the head of an answer to a request of that method. `bodyless` if the stream's end came with it. Returns how many
+/// bytes the body has, if that is known.
+///
+/// # Errors
+/// [`HeadError`]; it ends the stream.
+pub fn read_response(
+    head: &mut ResponseHead,
+    status: StatusCode,
+    map: &HeaderMap,
+    bodyless: bool,
+    method: &str,
+) -> Result<Option<u64>, HeadError> {
+    head.clear();
+    head.version = Version::Http2;
+    head.status = status.as_u16();
+    if map.len() > FIELDS_MAX {
+        return Err(HeadError::TooLarge);
+    }
+    let mut length = None;
+    for (name, value) in map {
+        let (name, value) = (name.as_str(), value.as_bytes());
+        if !is_field_value(value) {
+            return Err(HeadError::Malformed);
+        }
+        if name == "content-length" {
+            if length.is_some() {
+                return Err(HeadError::ContentLength);
+            }
+            length = Some(plain_number(value).ok_or(HeadError::ContentLength)?);
+        }
+        head.fields.append(name, value);
+    }
+    let bodyless = bodyless || method == "HEAD" || matches!(head.status, 100..200 | 204 | 304);
+    head.framing = match length {
+        _ if bodyless => Framing::Empty,
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    Ok(length.filter(|_| !bodyless))
+}
+
+/// A request's head: all of it but its fields.
+///
+/// # Errors
+/// `InvalidData` for a target that cannot stand in HTTP/2.
+pub fn request(
+    method: &str,
+    scheme: &str,
+    authority: &str,
+    path: [&str; 2],
+    query: Option<&str>,
+) -> io::Result<Request<()>> {
+    let mut target = path.concat();
+    if let Some(query) = query {
+        target.push('?');
+        target.push_str(query);
+    }
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build().map_err(invalid)?;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(invalid)?;
+    *request.uri_mut() = uri;
+    *request.version_mut() = http::Version::HTTP_2;
+    Ok(request)
 }
 
 /// Reads a trailer section.

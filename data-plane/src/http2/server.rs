@@ -14,7 +14,7 @@ use h2::{
 };
 use tokio::time::Instant;
 
-use super::{Receiver, Reply, Sender, head};
+use super::{Outgoing, Receiver, Sender, head};
 use crate::{
     body::{Sink, Source},
     client::Client,
@@ -94,8 +94,8 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
             Poll::Pending if closing => return Poll::Pending,
             Poll::Pending => {}
         }
-        let due = (shared.open.get() == 0)
-            .then(|| *idle_since.get_or_insert_with(Instant::now) + policy.keep_alive_timeout);
+        let due =
+            (shared.open.get() == 0).then(|| *idle_since.get_or_insert_with(Instant::now) + policy.keep_alive_timeout);
         let idle = due.is_some_and(|due| timer.poll_expired(due, cx).is_ready());
         if !worker.draining() && !idle {
             return Poll::Pending;
@@ -158,11 +158,11 @@ async fn serve_stream(
         Framing::Length(length) => Some(length),
         _ => None,
     };
-    let reply = RefCell::new(Reply::new(respond));
+    let outgoing = RefCell::new(Outgoing::answer(respond));
     let pressure = Pressure::default();
     let mut client = Client {
-        input: Source::Http2(Receiver::new(body, length, Some(&reply))),
-        output: Sink::Http2(Sender::new(&reply, &pressure)),
+        input: Source::Http2(Receiver::request(body, length, &outgoing)),
+        output: Sink::Http2(Sender::new(&outgoing, &pressure)),
         peer: &peer,
         listener: &listener,
         timer: &mut scratch.timer,
@@ -184,7 +184,7 @@ async fn serve_stream(
     };
     drop(client);
     if after == After::Abort {
-        reply.borrow_mut().reset(Reason::INTERNAL_ERROR);
+        outgoing.borrow_mut().reset(Reason::INTERNAL_ERROR);
     }
     open.end(after);
     worker.give_back(scratch);

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::pin,
     rc::Rc,
     task::Poll,
@@ -19,12 +20,17 @@ use super::{
 use crate::{
     body::{Sink, Source},
     error::ProxyError,
-    forward::{self, Identity},
-    http1::{Framing, write},
+    forward::{self, Forwarded, Identity},
+    http1::{Framing, Version, write},
+    http2::{self, Receiver, Sender},
+    resolve::ConnectError,
     snapshot::{Endpoint, Rule, WeightedBackend},
     stream::Pressure,
+    target::Target,
     timer::Timer,
-    upstream::{EndpointState, RetryBudget},
+    upstream::{Connection, EndpointState, Link, RetryBudget},
+    websocket,
+    worker::Peer,
 };
 
 /// What was decided for a request before the first try.
@@ -44,7 +50,12 @@ pub struct Plan<'p> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// A pooled connection turned out to be closed before a byte of an answer came.
-    Stale(ProxyError),
+    Stale {
+        /// What the client is told if there is no other try.
+        error: ProxyError,
+        /// Whether the upstream is known not to have looked at the request.
+        unseen: bool,
+    },
     /// The upstream answered with a status that is worth a retry.
     Status,
     /// Anything else.
@@ -55,7 +66,7 @@ impl Failure {
     /// What the client is told if there is no other try.
     pub fn error(self) -> ProxyError {
         match self {
-            Self::Stale(error) | Self::Error(error) => error,
+            Self::Stale { error, .. } | Self::Error(error) => error,
             Self::Status => ProxyError::UpstreamClosed,
         }
     }
@@ -80,35 +91,57 @@ pub async fn attempt(
     retry_budget: Option<&RetryBudget>,
 ) -> Result<After, Failure> {
     let timeouts = plan.rule.timeouts;
-    let mut connection = match if fresh || plan.upgrade { None } else { pool.reuse(record.started) } {
+    let pooled = if fresh || plan.upgrade { None } else { pool.reuse(record.started) };
+    let Connection { mut link, address, reused } = match pooled {
         Some(connection) => connection,
         None => {
             // Until a body is sent the total time does not run.
             let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
             let due = Instant::now() + timeouts.connect;
             let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
-            match x.client.timer.until(due, pool.connect()).await {
+            match x.client.timer.until(due, pool.connect(plan.upgrade)).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
-                    ProxyError::UpstreamConnect
+                    match error {
+                        ConnectError::NoAddress => ProxyError::NoAddress,
+                        ConnectError::Io(_) => ProxyError::UpstreamConnect,
+                    }
                 })?,
                 Err(_) => return Err(ProxyError::UpstreamConnectTimeout.into()),
             }
         }
     };
-    let reused = connection.reused;
     x.upstream_in.clear();
     x.upstream_out.clear();
-    write_head(x, plan, endpoint);
-
+    let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
-    let flow = Flow::begin(timeouts, record.started, try_started, x.request.framing != Framing::Empty);
+    let flow = Flow::begin(timeouts, record.started, try_started, !bodyless).with_client(&x.worker.shared.policy);
     flow.replayable.set(upload.can_replay());
     let outcome = {
         let pressure = Pressure::default();
-        let (from_upstream, to_upstream) = connection.stream.split(x.upstream_in, x.upstream_out, &pressure);
+        let outgoing;
+        let (from, to) = match &mut link {
+            Link::Http1(stream) => {
+                write_head(x, plan, endpoint);
+                let (input, output) = stream.split(x.upstream_in, x.upstream_out, &pressure);
+                (Source::http1(input), Sink::Http1(output))
+            }
+            Link::Http2(lease) => {
+                let head = http2_head(x, plan, endpoint).map_err(|_| ProxyError::BadForm)?;
+                let sending = lease.send(head, bodyless && !plan.upgrade);
+                let response = match x.client.timer.until(flow.deadline(), sending).await {
+                    Ok(Ok((response, sent))) => {
+                        outgoing = sent;
+                        response
+                    }
+                    Ok(Err(_)) => return Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen: true }),
+                    Err(_) => return Err(ProxyError::UpstreamTimeout.into()),
+                };
+                (Source::Http2(Receiver::answer(response, &outgoing)), Sink::Http2(Sender::new(&outgoing, &pressure)))
+            }
+        };
         let downlink = Downlink {
-            from: Source::http1(from_upstream),
+            from,
             to: &mut x.client.output,
             request: x.request,
             response: x.response,
@@ -118,7 +151,7 @@ pub async fn attempt(
             worker: x.worker,
             retry_budget,
         };
-        let uplink = uplink(&mut x.client.input, Sink::Http1(to_upstream), upload, &flow);
+        let uplink = uplink(&mut x.client.input, to, upload, &flow);
         race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure]).await
     };
     let down = match outcome {
@@ -132,15 +165,23 @@ pub async fn attempt(
             return Err(ProxyError::ClientStalled.into());
         }
         Outcome::Expired if flow.upload.get() == UploadState::AwaitingClient => {
-            return Err(ProxyError::RequestTimeout.into());
+            return Err(ProxyError::RequestBodyTimeout.into());
         }
-        Outcome::Expired => return Err(ProxyError::UpstreamTimeout.into()),
+        Outcome::Expired => {
+            if let (Link::Http2(lease), 0) = (&link, record.status) {
+                // The connection may be dead, and the others on it do not know yet.
+                lease.retire();
+            }
+            return Err(ProxyError::UpstreamTimeout.into());
+        }
     };
     match down {
         Down::Answered { reusable, keep_alive } => {
             if reusable && !plan.upgrade && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty() {
-                let now = record.ended.unwrap_or_else(Instant::now);
-                pool.keep(connection.stream, now, x.response.connection.keep_alive_time);
+                if let Link::Http1(stream) = link {
+                    let now = record.ended.unwrap_or_else(Instant::now);
+                    pool.keep(stream, address, now, x.response.connection.keep_alive_time);
+                }
             }
             match flow.upload.get() {
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),
@@ -153,26 +194,61 @@ pub async fn attempt(
         Down::TunnelDone => Ok(After::Close),
         Down::TunnelBroken => Ok(After::Abort),
         Down::RetryStatus => Err(Failure::Status),
-        Down::Closed { answered: false } if reused => Err(Failure::Stale(ProxyError::UpstreamClosed)),
+        Down::Closed { answered: false, unseen } if reused || unseen => {
+            Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen })
+        }
         Down::Closed { .. } => Err(ProxyError::UpstreamClosed.into()),
         Down::Failed(error) => Err(error.into()),
     }
 }
 
 fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
-    let path = match (&*endpoint.base_path, x.target.path.get(plan.strip..).unwrap_or_default()) {
+    write::request_line(x.upstream_out, &x.request.method, path(x.target, plan, endpoint), x.target.query());
+    if plan.upgrade && x.request.version == Version::Http2 {
+        write::field(x.upstream_out, "Sec-WebSocket-Key", websocket::key().as_bytes());
+    }
+    forward::write_request_fields(
+        x.upstream_out,
+        x.request,
+        &identity(x.target, x.client.peer, x.forwarded, plan, endpoint),
+    );
+}
+
+fn http2_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) -> io::Result<http::Request<()>> {
+    let method = if plan.upgrade { "CONNECT" } else { &x.request.method };
+    let identity = identity(x.target, x.client.peer, x.forwarded, plan, endpoint);
+    let path = path(x.target, plan, endpoint);
+    let mut head = http2::head::request(method, endpoint.scheme(), identity.host, path, x.target.query())?;
+    forward::add_request_fields(head.headers_mut(), x.request, &identity)?;
+    if plan.upgrade {
+        head.headers_mut().remove("sec-websocket-key");
+        head.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    }
+    Ok(head)
+}
+
+/// The path that the endpoint is asked for, in two parts.
+fn path<'x>(target: &'x Target, plan: &Plan<'_>, endpoint: &'x Endpoint) -> [&'x str; 2] {
+    match (&*endpoint.base_path, target.path.get(plan.strip..).unwrap_or_default()) {
         ("", "") => ["/", ""],
         (base, path) => [base, path],
-    };
-    write::request_line(x.upstream_out, &x.request.method, path, x.target.query());
-    let identity = Identity {
-        host: if x.target.host_field.is_empty() { &endpoint.authority } else { &x.target.host_field },
-        peer: &x.client.peer.text,
-        forwarded: x.forwarded,
-        tls: x.client.peer.tls.as_ref().map(|tls| tls.identity.as_deref()),
+    }
+}
+
+fn identity<'x>(
+    target: &'x Target,
+    peer: &'x Peer,
+    forwarded: &'x Forwarded,
+    plan: &Plan<'_>,
+    endpoint: &'x Endpoint,
+) -> Identity<'x> {
+    Identity {
+        host: if target.host_field.is_empty() { &endpoint.authority } else { &target.host_field },
+        peer: &peer.text,
+        forwarded,
+        tls: peer.tls.as_ref().map(|tls| tls.identity.as_deref()),
         upgrade: plan.upgrade,
-    };
-    forward::write_request_fields(x.upstream_out, x.request, &identity);
+    }
 }
 
 enum Outcome {

@@ -11,17 +11,19 @@ use super::{
     response_plugins, yield_now_and_then,
 };
 use crate::{
+    body::{Sink, Source},
     error::ProxyError,
     forward::{Reply, sanitise_response},
-    body::{Sink, Source},
     http1::{
         Framing, Version,
         body::Piece,
         head::{RequestHead, ResponseHead},
         write,
     },
+    http2,
     telemetry::access_log::milliseconds,
     upstream::RetryBudget,
+    websocket,
     worker::Worker,
 };
 
@@ -48,6 +50,8 @@ pub enum Down {
     Closed {
         /// Whether some of it was.
         answered: bool,
+        /// Whether the upstream said that it has not looked at the request.
+        unseen: bool,
     },
     /// The answer is invalid or cut, or the client does not take it.
     Failed(ProxyError),
@@ -86,7 +90,7 @@ impl Downlink<'_, '_, '_> {
 
     async fn answer(&mut self) -> Result<Down, Down> {
         self.final_head().await?;
-        if self.response.status == 101 {
+        if self.response.status == 101 || self.agrees_in_frames() {
             return self.tunnel().await;
         }
         if self.is_worth_another_try() {
@@ -124,8 +128,15 @@ impl Downlink<'_, '_, '_> {
     }
 
     async fn head(&mut self) -> Result<(), Down> {
-        let Source::Http1 { input, .. } = &mut self.from else {
-            return Err(Down::Failed(ProxyError::UpstreamProtocol));
+        let input = match &mut self.from {
+            Source::Http1 { input, .. } => input,
+            Source::Http2(receiver) => {
+                return match receiver.head(self.response, &self.request.method).await {
+                    http2::Head::Read => Ok(()),
+                    http2::Head::Closed { unseen } => Err(Down::Closed { answered: false, unseen }),
+                    http2::Head::Invalid => Err(Down::Failed(ProxyError::UpstreamProtocol)),
+                };
+            }
         };
         loop {
             match self.response.parse(input.buffer, &self.request.method) {
@@ -140,9 +151,11 @@ impl Downlink<'_, '_, '_> {
                 }
             }
             match input.fill().await {
-                Ok(0) | Err(_) => return Err(Down::Closed { answered: !input.buffer.is_empty() }),
+                Ok(0) | Err(_) => {
+                    return Err(Down::Closed { answered: !input.buffer.is_empty(), unseen: false });
+                }
                 // An answer before the question: it was meant for nobody, and the connection is no good.
-                Ok(_) if !self.flow.head_sent.get() => return Err(Down::Closed { answered: false }),
+                Ok(_) if !self.flow.head_sent.get() => return Err(Down::Closed { answered: false, unseen: false }),
                 Ok(_) => {}
             }
         }
@@ -152,6 +165,11 @@ impl Downlink<'_, '_, '_> {
         self.plan.upgrade
             && self.response.connection.upgrade
             && self.response.fields.get("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+    }
+
+    /// The same by HTTP/2, where any 2xx agrees (RFC 8441 section 5).
+    fn agrees_in_frames(&self) -> bool {
+        self.plan.upgrade && self.response.version == Version::Http2 && matches!(self.response.status, 200..300)
     }
 
     /// Passes an interim answer on to a client that understands it.
@@ -252,8 +270,15 @@ impl Downlink<'_, '_, '_> {
     /// Both sides agreed to speak another protocol: from here on bytes are carried as they come.
     async fn tunnel(&mut self) -> Result<Down, Down> {
         sanitise_response(&mut self.response.fields, &self.response.connection, false);
-        // RFC 8441 section 5: where frames carry it, the answer that agrees is any 2xx.
+        // Each connection has a handshake of its own (RFC 8441 section 5.1).
+        let fields = &mut self.response.fields;
         let status = if self.request.version == Version::Http2 { 200 } else { 101 };
+        if self.request.version != self.response.version {
+            fields.remove("sec-websocket-accept");
+            if let (101, Some(key)) = (status, self.request.fields.get("sec-websocket-key")) {
+                fields.append("Sec-WebSocket-Accept", websocket::accept(key).as_bytes());
+            }
+        }
         self.say(status, Reply { framing: Framing::UntilClose, keep_alive: true }, true)?;
         self.flush().await?;
         self.record.ended = None;

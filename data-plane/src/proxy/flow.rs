@@ -4,7 +4,7 @@ use std::{cell::Cell, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{snapshot::Timeouts, stream::Pressure};
+use crate::{snapshot::Timeouts, stream::Pressure, worker::Policy};
 
 /// How far the request's body has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub enum UploadState {
 #[derive(Debug)]
 pub struct Flow {
     timeouts: Timeouts,
+    /// How long the client may send nothing of its request's body.
+    body_timeout: Duration,
+    /// How long the client may take nothing of its answer.
+    write_timeout: Duration,
     /// When this try must have come further.
     deadline: Cell<Instant>,
     /// How far the request's body has come.
@@ -39,8 +43,8 @@ pub struct Flow {
     pub replayable: Cell<bool>,
     /// How long a response may make no progress, once its head is there.
     stall: Cell<Option<Duration>>,
-    /// The client took nothing for a whole deadline already.
-    waited_for_client: Cell<bool>,
+    /// The deadline is the second one since anything moved.
+    extended: Cell<bool>,
 }
 
 impl Flow {
@@ -48,6 +52,8 @@ impl Flow {
     pub fn begin(timeouts: Timeouts, started: Instant, try_started: Instant, has_body: bool) -> Self {
         let flow = Self {
             timeouts,
+            body_timeout: timeouts.idle,
+            write_timeout: timeouts.idle,
             deadline: Cell::new(started + timeouts.total),
             upload: Cell::new(UploadState::AwaitingUpstream),
             tunnel: Cell::new(false),
@@ -56,7 +62,7 @@ impl Flow {
             head_sent: Cell::new(false),
             replayable: Cell::new(true),
             stall: Cell::new(None),
-            waited_for_client: Cell::new(false),
+            extended: Cell::new(false),
         };
         match timeouts.per_try {
             _ if has_body => flow.deadline.set(try_started + timeouts.idle),
@@ -64,6 +70,13 @@ impl Flow {
             None => {}
         }
         flow
+    }
+
+    /// The same with the process's own bounds on what a client may make it wait for.
+    pub fn with_client(mut self, policy: &Policy) -> Self {
+        self.body_timeout = policy.body_timeout;
+        self.write_timeout = policy.write_timeout;
+        self
     }
 
     /// When this try must have come further.
@@ -84,24 +97,34 @@ impl Flow {
     pub fn response_begun(&self, stream: bool, now: Instant) {
         let stall = if stream { self.timeouts.idle } else { self.timeouts.total.min(self.timeouts.idle) };
         self.stall.set(Some(stall));
-        self.deadline.set(now + stall);
+        self.await_both(now, stall);
     }
 
-    /// The deadline has passed. It moves on if one side took something meanwhile, or if it is the client who takes
-    /// nothing: that one has the idle time, whatever kind of response it is. False if the time is up.
+    /// From now on the upstream has `stall` to send more, and the client its time to take what there is. Which of them
+    /// is waited for shows when the shorter time is up.
+    fn await_both(&self, now: Instant, stall: Duration) {
+        self.extended.set(false);
+        self.deadline.set(now + stall.min(self.write_timeout));
+    }
+
+    /// The deadline has passed. It moves on if one side took something meanwhile, or if whoever is waited for has more
+    /// time than the other. False if the time is up.
     pub fn extend(&self, client: &Pressure, upstream: &Pressure) -> bool {
         let (client_moved, upstream_moved) = (client.take_moved(), upstream.take_moved());
-        let committed = self.stall.get().is_some();
-        if (client_moved && committed) || (upstream_moved && self.upload.get() != UploadState::Done) {
-            self.waited_for_client.set(false);
+        let stall = self.stall.get();
+        if (client_moved && stall.is_some()) || (upstream_moved && self.upload.get() != UploadState::Done) {
             self.progress();
             return true;
         }
-        let patient = client.is_blocked() && committed && !self.waited_for_client.replace(true);
-        if patient {
-            self.deadline.set(self.deadline.get() + self.timeouts.idle);
+        let Some(stall) = stall else { return false };
+        let (whole, other) =
+            if client.is_blocked() { (self.write_timeout, stall) } else { (stall, self.write_timeout) };
+        let rest = whole.saturating_sub(other);
+        if rest.is_zero() || self.extended.replace(true) {
+            return false;
         }
-        patient
+        self.deadline.set(self.deadline.get() + rest);
+        true
     }
 
     /// Whether there is time for another try.
@@ -111,12 +134,11 @@ impl Flow {
 
     /// A byte went one way or the other.
     pub fn progress(&self) {
-        match self.stall.get() {
-            Some(stall) => self.deadline.set(Instant::now() + stall),
-            None if self.upload.get() != UploadState::Done => {
-                self.deadline.set(Instant::now() + self.timeouts.idle);
-            }
-            None => {}
+        match (self.stall.get(), self.upload.get()) {
+            (Some(stall), _) => self.await_both(Instant::now(), stall),
+            (None, UploadState::Done) => {}
+            (None, UploadState::AwaitingClient) => self.deadline.set(Instant::now() + self.body_timeout),
+            (None, _) => self.deadline.set(Instant::now() + self.timeouts.idle),
         }
     }
 }

@@ -23,12 +23,7 @@ const DRAIN_BYTES_MAX: u64 = 64 << 10;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Answers with an error.
-pub async fn error(
-    x: &mut Exchange<'_, '_>,
-    record: &mut Record,
-    rule: Option<&Rule>,
-    error: ProxyError,
-) -> After {
+pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&Rule>, error: ProxyError) -> After {
     let mut fields = Fields::new();
     fields.append("Content-Type", b"application/json");
     if error == ProxyError::MethodNotAllowed {
@@ -43,6 +38,7 @@ pub async fn error(
             | ProxyError::BadBody(_)
             | ProxyError::MethodNotAllowed
             | ProxyError::RequestTimeout
+            | ProxyError::RequestBodyTimeout
     ) {
         x.request.connection.close = true;
     }

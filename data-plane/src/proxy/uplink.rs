@@ -140,8 +140,8 @@ async fn send_body(from: &mut Source<'_>, to: &mut Sink<'_>, upload: &mut Upload
             }
             Piece::More => {
                 to.flush().await.map_err(|_| Halt::Upstream)?;
-                flow.progress();
                 flow.upload.set(UploadState::AwaitingClient);
+                flow.progress();
                 match from.fill().await {
                     Ok(0) | Err(_) => return Err(Halt::Stop(Stop::ClientGone)),
                     Ok(_) => {}

@@ -11,6 +11,7 @@ use super::*;
 use crate::{
     fields::Fields,
     forward::TrustedProxies,
+    limit::PerIp,
     route::RequestView,
     snapshot::Rule,
     worker::{Policy, Shared},
@@ -49,16 +50,32 @@ fn publisher() -> (Publisher, Arc<Threads>) {
     let cell = Arc::new(SnapshotCell::default());
     let policy = Policy {
         connections_max: 100,
+        connections_per_ip_max: 0,
+        tls_handshake_timeout: DEADLINE,
+        head_bytes_max: 1 << 16,
+        head_fields_max: 100,
         body_bytes_max: 1 << 20,
         head_timeout: DEADLINE,
+        body_timeout: DEADLINE,
+        write_timeout: DEADLINE,
         keep_alive_timeout: DEADLINE,
+        requests_per_connection_max: None,
+        connection_age_max: None,
         trusted_proxies: TrustedProxies::default(),
         debug_headers: false,
     };
     let snapshot = Arc::clone(&cell);
-    let shared = Arc::new(Shared { snapshot, metrics: Arc::default(), health: Arc::default(), policy });
+    let shared = Arc::new(Shared {
+        snapshot,
+        metrics: Arc::default(),
+        health: Arc::default(),
+        clients: PerIp::default(),
+        names: Arc::default(),
+        policy,
+    });
     let threads = Arc::new(Threads::start(1, &shared, None).expect("a thread"));
-    (Publisher::new(cell, SocketAddr::from(([127, 0, 0, 1], 0)), Arc::clone(&threads)), threads)
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    (Publisher::new(cell, listen, Arc::clone(&threads), Resolver::for_test()), threads)
 }
 
 fn rule(publisher: &Publisher, path: &str) -> Weak<Rule> {

@@ -55,6 +55,8 @@ pub struct Compiled {
     pub(crate) plugins: CowMap<Arc<str>, Arc<Plugin>>,
     /// Backends that routes have in place, by canonical URL.
     pub(crate) inline: CowMap<Arc<str>, Inline>,
+    /// See [`Snapshot::new_names`].
+    pub(super) new_names: Arc<[Box<str>]>,
 }
 
 impl Compiled {
@@ -70,8 +72,12 @@ impl Snapshot {
     /// # Errors
     /// Every fault, each naming its resource and field; `self` is untouched.
     pub fn compile(&self, revision: u64, changes: &[wire::Change]) -> Result<Self, Vec<wire::Fault>> {
-        let mut draft =
-            Draft { next: Self { revision, ..self.clone() }, faults: Faults::default(), touched: Touched::default() };
+        let mut draft = Draft {
+            next: Self { revision, ..self.clone() },
+            faults: Faults::default(),
+            touched: Touched::default(),
+            names: Vec::new(),
+        };
         let changes = Changes::sort(changes, &mut draft.faults);
         draft.change_certificates(&changes.certificates);
         draft.change_listeners(&changes.listeners);
@@ -82,6 +88,7 @@ impl Snapshot {
         draft.relink_routes();
         draft.add_routes(&changes.routes);
         draft.finish_regexes(&changes.routes);
+        draft.next.compiled.new_names = draft.names.into();
         if draft.faults.is_empty() { Ok(draft.next) } else { Err(draft.faults.into_vec()) }
     }
 }
@@ -91,6 +98,8 @@ struct Draft<'a> {
     next: Snapshot,
     faults: Faults,
     touched: Touched<'a>,
+    /// Host names of new backends.
+    names: Vec<Box<str>>,
 }
 
 /// What the changes did to what routes link to.
@@ -230,6 +239,7 @@ impl<'a> Draft<'a> {
                 None => None,
             };
             if let Some(backend) = &new {
+                backend::add_names(backend, &mut self.names);
                 self.next.compiled.backends.insert(Arc::clone(&backend.name), Arc::clone(backend));
             }
             if old.is_some() {
@@ -326,6 +336,7 @@ impl<'a> Draft<'a> {
                 compiled: &mut self.next.compiled,
                 touched: &self.touched,
                 conditions: &mut conditions,
+                names: &mut self.names,
                 faults: &mut self.faults,
             };
             let route = Arc::new(rule::compile_route(&message, links));

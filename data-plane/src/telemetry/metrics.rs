@@ -16,6 +16,8 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
+use crate::limit::{Hits, Limit};
+
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
@@ -116,12 +118,14 @@ pub struct Gauges {
     pub connections: AtomicU64,
     /// Client connections accepted.
     pub accepted: AtomicU64,
-    /// Client connections refused because there were too many.
+    /// Client connections refused because there were too many, in all or from one address.
     pub refused: AtomicU64,
     /// TLS handshakes of clients that failed.
     pub handshakes_failed: AtomicU64,
     /// TLS handshakes of clients that were not done in time.
     pub handshakes_timed_out: AtomicU64,
+    /// How often clients ran into each bound.
+    pub limits: Hits,
     /// Access log lines dropped because the log could not be written fast enough.
     pub log_dropped: AtomicU64,
     /// Upgraded connections open now.
@@ -249,7 +253,7 @@ impl Collector for RequestCollector {
         }
         for (name, help, value) in [
             ("rustygate_client_connections_accepted", "Client connections accepted", &gauges.accepted),
-            ("rustygate_client_connections_refused", "Client connections over the bound", &gauges.refused),
+            ("rustygate_client_connections_refused", "Client connections over a bound", &gauges.refused),
             ("rustygate_tls_handshakes_failed", "TLS handshakes of clients that failed", &gauges.handshakes_failed),
             (
                 "rustygate_tls_handshakes_timed_out",
@@ -260,6 +264,12 @@ impl Collector for RequestCollector {
         ] {
             let counter = ConstCounter::new(value.load(Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let help = "How often a client ran into a bound";
+        let mut family = encoder.encode_descriptor("rustygate_limit_hits", help, None, MetricType::Counter)?;
+        for limit in Limit::ALL {
+            let counter = ConstCounter::new(gauges.limits.get(limit));
+            counter.encode(family.encode_family(&[("limit", limit.name())])?)?;
         }
         Ok(())
     }

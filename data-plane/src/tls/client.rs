@@ -3,18 +3,23 @@
 //! Whoever says nothing gets the public authorities of Mozilla's list, which is part of the program (`webpki-roots`): it
 //! is the same on every machine and in a container that has no such list, and compiling a snapshot reads no files.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::UnbufferedClientConnection,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::SingleCertAndKey,
 };
+use tokio::net::TcpStream;
 
-use super::{Certificate, MinVersion, digest, provider};
-use crate::snapshot::{Id, Protocol};
+use super::{Certificate, MinVersion, digest, provider, session::Session};
+use crate::{
+    snapshot::{Id, Protocol},
+    stream::Stream,
+};
 
 /// How the endpoints of a backend are spoken to over TLS.
 #[derive(Debug)]
@@ -56,6 +61,23 @@ pub struct EndpointTls {
     pub client: Arc<Client>,
     /// Which name is asked for, and must be in the endpoint's certificate.
     pub server_name: ServerName<'static>,
+}
+
+impl EndpointTls {
+    /// Shakes hands with the endpoint. The caller bounds the time.
+    ///
+    /// # Errors
+    /// The connection's, and what rustls has against the endpoint.
+    pub async fn connect(&self, mut tcp: TcpStream, only_http1: bool) -> io::Result<Stream> {
+        let (config, name) = (Arc::clone(&self.client.config), self.server_name.clone());
+        let connection = match only_http1 {
+            false => UnbufferedClientConnection::new(config, name),
+            true => UnbufferedClientConnection::new_with_alpn(config, name, vec![b"http/1.1".to_vec()]),
+        };
+        let mut session = Session::client(connection.map_err(io::Error::other)?);
+        session.handshake(&mut tcp).await?;
+        Ok(Stream::with_tls(tcp, session))
+    }
 }
 
 impl Client {

@@ -8,7 +8,9 @@ use std::{
 use hashbrown::HashMap;
 use rustls::{
     RootCertStore, ServerConfig,
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier},
+    server::{
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier,
+    },
     sign::CertifiedKey,
 };
 use tokio::net::TcpStream;

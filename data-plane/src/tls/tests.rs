@@ -34,8 +34,7 @@ impl Authority {
     /// Chain and key.
     fn sign(&self, edit: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         let mut params = CertificateParams::default();
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         edit(&mut params);
         let key = KeyPair::generate().expect("a key");
         (params.signed_by(&key, &self.issuer).expect("signs").pem(), key.serialize_pem())
@@ -227,7 +226,8 @@ fn an_endpoint_is_believed_only_with_the_right_name_and_authority() {
 fn terms_that_differ_have_other_ids() {
     let authority = Authority::new();
     let certificate = authority.certificate("a", &["a.example"]);
-    let of = |terms: client::Terms, certificate: Option<&Certificate>| Client::new(terms, certificate).expect("terms").id;
+    let of =
+        |terms: client::Terms, certificate: Option<&Certificate>| Client::new(terms, certificate).expect("terms").id;
     let base = client::Terms::default;
     let named = client::Terms { server_name: Some(ServerName::try_from("x").expect("a name")), ..base() };
     let ca = client::Terms { authorities: Some(authorities(&authority.pem).expect("authorities")), ..base() };

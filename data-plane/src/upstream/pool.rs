@@ -3,18 +3,21 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::{Instant, timeout},
-};
+use tokio::{sync::Notify, time::Instant};
 
-use crate::{snapshot::Endpoint, stream::Stream};
+use crate::{
+    http2::client::{Channel, Lease},
+    resolve::{Addresses, ConnectError, Names},
+    snapshot::{Endpoint, Protocol},
+    stream::Stream,
+    tls::client::EndpointTls,
+};
 
 /// The most idle connections a worker keeps to one endpoint.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
@@ -23,20 +26,25 @@ const IDLE_CONNECTIONS_MAX: usize = 1024;
 /// they do not close it under a request.
 const IDLE_MAX: Duration = Duration::from_secs(50);
 
-/// One address may not use up the time of the others.
-const ADDRESS_TIMEOUT: Duration = Duration::from_millis(300);
+/// The most HTTP/2 connections a worker has to one endpoint.
+const CHANNELS_MAX: usize = 64;
 
-/// How long resolved addresses of a name are used before it is asked for again.
-const ADDRESSES_FRESH: Duration = Duration::from_secs(10);
-
-/// The most addresses of a name that are tried.
-const ADDRESSES_MAX: usize = 8;
+/// What a request travels over.
+#[derive(Debug)]
+pub enum Link {
+    /// A connection of its own.
+    Http1(Stream),
+    /// A stream among others.
+    Http2(Lease),
+}
 
 /// A connection to an upstream.
 #[derive(Debug)]
 pub struct Connection {
-    /// The socket.
-    pub stream: Stream,
+    /// The connection, or the right to a stream on it.
+    pub link: Link,
+    /// Where it leads: one of the endpoint's addresses.
+    pub address: SocketAddr,
     /// Whether it has served a request before, and so may have been closed meanwhile.
     pub reused: bool,
 }
@@ -44,22 +52,39 @@ pub struct Connection {
 /// What a worker knows of an endpoint.
 #[derive(Debug)]
 pub struct EndpointState {
-    host: Box<str>,
-    port: u16,
-    /// Oldest first, each with the moment until which it may be used.
-    idle: RefCell<VecDeque<(Instant, Stream)>>,
+    addresses: Addresses,
+    protocol: Protocol,
+    tls: Option<EndpointTls>,
+    /// Oldest first.
+    idle: RefCell<VecDeque<Idle>>,
+    /// HTTP/2 connections.
+    channels: RefCell<Vec<(SocketAddr, Channel)>>,
+    /// Somebody makes a connection that others may share.
+    connecting: Cell<bool>,
+    connected: Notify,
+    /// Asked, it chose HTTP/1.1 last.
+    chose_http1: Cell<bool>,
     in_flight: Cell<usize>,
-    addresses: RefCell<Option<Addresses>>,
-    /// The addresses are being asked for again.
-    resolving: Cell<bool>,
     used: Cell<Instant>,
 }
 
+/// A connection between two requests.
 #[derive(Debug)]
-struct Addresses {
-    list: Rc<[SocketAddr]>,
-    /// `None` for a literal address: always fresh.
-    resolved: Option<Instant>,
+struct Idle {
+    /// When it is closed.
+    until: Instant,
+    address: SocketAddr,
+    stream: Stream,
+}
+
+/// The making of a connection that others wait for.
+struct Turn<'a>(&'a EndpointState);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.connected.notify_waiters();
+    }
 }
 
 /// Counts one request in flight for as long as it lives.
@@ -74,19 +99,17 @@ impl Drop for InFlight {
 
 impl EndpointState {
     /// Of an endpoint that was not used yet.
-    pub fn new(endpoint: &Endpoint) -> Self {
-        let literal = endpoint
-            .host
-            .parse::<IpAddr>()
-            .ok()
-            .map(|address| Addresses { list: Rc::new([SocketAddr::new(address, endpoint.port)]), resolved: None });
+    pub fn new(endpoint: &Endpoint, names: &Arc<Names>) -> Self {
         Self {
-            host: endpoint.host.clone(),
-            port: endpoint.port,
+            addresses: Addresses::new(&endpoint.host, endpoint.port, names),
+            protocol: endpoint.protocol,
+            tls: endpoint.tls.clone(),
             idle: RefCell::default(),
+            channels: RefCell::default(),
+            connecting: Cell::new(false),
+            connected: Notify::new(),
+            chose_http1: Cell::new(false),
             in_flight: Cell::new(0),
-            addresses: RefCell::new(literal),
-            resolving: Cell::new(false),
             used: Cell::new(Instant::now()),
         }
     }
@@ -108,102 +131,114 @@ impl EndpointState {
         now.saturating_duration_since(self.used.get()) > age
     }
 
-    /// A connection from the pool that is not known to be closed, the one used last.
+    /// A connection from the pool that is not known to be closed, the one used last: to the address whose turn it is,
+    /// so that a name with several addresses has its requests spread over them. Or a stream on one that is shared.
     pub fn reuse(&self, now: Instant) -> Option<Connection> {
+        if let Some(connection) = self.lease() {
+            return Some(connection);
+        }
         let mut idle = self.idle.borrow_mut();
-        while let Some((until, stream)) = idle.pop_back() {
+        if idle.is_empty() {
+            return None;
+        }
+        let address = self.addresses.next(now)?;
+        while let Some(at) = idle.iter().rposition(|idle| idle.address == address) {
+            let Idle { until, stream, .. } = idle.remove(at)?;
             if now < until && stream.is_quiet() {
-                return Some(Connection { stream, reused: true });
+                self.addresses.advance();
+                return Some(Connection { link: Link::Http1(stream), address, reused: true });
             }
         }
         None
     }
 
+    /// A stream on a connection that has room for one, the one with the fewest.
+    fn lease(&self) -> Option<Connection> {
+        let channels = self.channels.borrow();
+        let (address, channel) =
+            channels.iter().filter(|(_, channel)| channel.has_room()).min_by_key(|(_, channel)| channel.streams())?;
+        Some(Connection { link: Link::Http2(channel.lease()), address: *address, reused: true })
+    }
+
     /// Keeps a connection on which nothing is under way and nothing is left to read; for less than `upstream_max` if the
-    /// upstream said how long it keeps it.
-    pub fn keep(&self, stream: Stream, now: Instant, upstream_max: Option<Duration>) {
+    /// upstream said how long it keeps it. Not if its address is no longer one of the endpoint's.
+    pub fn keep(&self, stream: Stream, address: SocketAddr, now: Instant, upstream_max: Option<Duration>) {
+        if !self.addresses.is_current(address) {
+            return;
+        }
+        stream.shrink();
         let span = upstream_max.map_or(IDLE_MAX, |max| IDLE_MAX.min(max.saturating_sub(Duration::from_secs(1))));
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_CONNECTIONS_MAX {
             idle.pop_front();
         }
-        idle.push_back((now + span, stream));
+        idle.push_back(Idle { until: now + span, address, stream });
     }
 
-    /// Closes what lay too long or was closed by the other side.
+    /// Closes what lay too long, was closed by the other side, or leads where the endpoint no longer is.
     pub fn sweep(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|(until, stream)| now < *until && stream.is_quiet());
+        let good = |idle: &Idle| now < idle.until && idle.stream.is_quiet() && self.addresses.is_current(idle.address);
+        self.idle.borrow_mut().retain(good);
+        // The last handle to a connection closes it when its streams have ended.
+        self.channels
+            .borrow_mut()
+            .retain(|(address, channel)| channel.is_wanted(now, IDLE_MAX) && self.addresses.is_current(*address));
     }
 
-    /// Makes a new connection, trying the addresses of the host in order. The caller bounds the time.
+    /// Makes a new connection, or gets a stream on one that another request is just making. The caller bounds the time.
     ///
     /// # Errors
-    /// The last address's.
-    pub async fn connect(self: &Rc<Self>) -> io::Result<Connection> {
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        let addresses = self.addresses().await?;
-        for (index, &address) in addresses.iter().enumerate() {
-            let connecting = TcpStream::connect(address);
-            let connected = if index + 1 < addresses.len() {
-                timeout(ADDRESS_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            } else {
-                connecting.await
-            };
-            match connected {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    if index > 0 {
-                        self.prefer(address);
-                    }
-                    return Ok(Connection { stream: stream.into(), reused: false });
-                }
-                Err(error) => failure = error,
+    /// That there is no address, or the last address's failure.
+    pub async fn connect(&self, for_websocket: bool) -> Result<Connection, ConnectError> {
+        let shared = match self.protocol {
+            Protocol::Http1 => false,
+            Protocol::H2 => true,
+            Protocol::Negotiated => !for_websocket && !self.chose_http1.get(),
+        };
+        if !shared {
+            return self.connect_one(for_websocket).await;
+        }
+        loop {
+            let others = self.connected.notified();
+            if !self.connecting.replace(true) {
+                let _turn = Turn(self);
+                return self.connect_one(for_websocket).await;
+            }
+            others.await;
+            if let Some(connection) = self.lease() {
+                return Ok(connection);
+            }
+            if self.chose_http1.get() {
+                return self.connect_one(for_websocket).await;
             }
         }
-        Err(failure)
     }
 
-    /// The addresses of the host. Those known are used at once; when they are no longer fresh, they are asked for again
-    /// beside the request, and kept if there is no answer.
-    async fn addresses(self: &Rc<Self>) -> io::Result<Rc<[SocketAddr]>> {
-        let known = self.addresses.borrow().as_ref().map(|known| (Rc::clone(&known.list), known.resolved));
-        let Some((list, resolved)) = known else { return self.resolve().await };
-        if resolved.is_some_and(|resolved| resolved.elapsed() > ADDRESSES_FRESH) && !self.resolving.replace(true) {
-            let state = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                if let Err(error) = state.resolve().await {
-                    tracing::warn!(host = %state.host, %error, "cannot resolve; going on with the addresses known last");
-                }
-                state.resolving.set(false);
-            });
+    async fn connect_one(&self, for_websocket: bool) -> Result<Connection, ConnectError> {
+        let (tcp, address) = self.addresses.connect().await?;
+        tcp.set_nodelay(true)?;
+        let stream = match &self.tls {
+            None => tcp.into(),
+            // A WebSocket is begun as HTTP/1.1 has it where there is a choice: every server knows that.
+            Some(tls) => tls.connect(tcp, for_websocket && self.protocol == Protocol::Negotiated).await?,
+        };
+        let http2 = match self.protocol {
+            Protocol::Http1 => false,
+            Protocol::H2 => true,
+            Protocol::Negotiated => stream.agreed_on(b"h2"),
+        };
+        if !for_websocket {
+            self.chose_http1.set(!http2);
         }
-        Ok(list)
-    }
-
-    async fn resolve(&self) -> io::Result<Rc<[SocketAddr]>> {
-        let found = lookup_host((&*self.host, self.port)).await?;
-        let mut found: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
-        if found.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+        if !http2 {
+            return Ok(Connection { link: Link::Http1(stream), address, reused: false });
         }
-        let mut known = self.addresses.borrow_mut();
-        // The one that worked last stays first.
-        let preferred = known.as_ref().and_then(|known| known.list.first().copied());
-        if let Some(at) = found.iter().position(|address| Some(*address) == preferred) {
-            found.swap(0, at);
+        let channel = Channel::open(stream).await?;
+        let lease = channel.lease();
+        let mut channels = self.channels.borrow_mut();
+        if channels.len() < CHANNELS_MAX {
+            channels.push((address, channel));
         }
-        let list: Rc<[SocketAddr]> = found.into();
-        *known = Some(Addresses { list: Rc::clone(&list), resolved: Some(Instant::now()) });
-        Ok(list)
-    }
-
-    fn prefer(&self, address: SocketAddr) {
-        if let Some(known) = self.addresses.borrow_mut().as_mut() {
-            let mut list = known.list.to_vec();
-            if let Some(at) = list.iter().position(|known| *known == address) {
-                list.swap(0, at);
-            }
-            known.list = list.into();
-        }
+        Ok(Connection { link: Link::Http2(lease), address, reused: false })
     }
 }

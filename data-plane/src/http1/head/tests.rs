@@ -135,7 +135,7 @@ fn bounds_are_told_before_the_head_is_whole() {
     assert_eq!(refused(&format!("GET /{}", "a".repeat(9000))), HeadError::TargetTooLong);
     assert_eq!(refused(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(8192))), HeadError::TargetTooLong);
     let fields = "X: y\r\n".repeat(100);
-    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")), HeadError::TooLarge);
+    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")), HeadError::TooManyFields);
     let long = "x".repeat(HEAD_BYTES_MAX);
     assert_eq!(refused(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}")), HeadError::TooLarge);
 }

@@ -108,6 +108,12 @@ pub(super) fn inline(endpoint: Endpoint) -> Backend {
     }
 }
 
+/// Adds the names of a backend's endpoints, which have to be resolved; addresses are none.
+pub(super) fn add_names(backend: &Backend, names: &mut Vec<Box<str>>) {
+    let hosts = backend.endpoints.iter().map(|endpoint| &endpoint.host);
+    names.extend(hosts.filter(|host| host.parse::<std::net::IpAddr>().is_err()).cloned());
+}
+
 pub(super) fn add_bad_url(error: &target::BadUrl, url: &str, field: fmt::Arguments<'_>, faults: &mut Faults) {
     faults.add_with_hint(fault::BAD_URL, field, format_args!("{}: {error}", shown(url)), error.hint());
 }
@@ -247,8 +253,7 @@ mod tests {
     }
 
     fn turns(weights: &[u32]) -> Vec<u16> {
-        let endpoints: Vec<_> =
-            weights.iter().map(|&weight| Arc::new(endpoint(weight))).collect();
+        let endpoints: Vec<_> = weights.iter().map(|&weight| Arc::new(endpoint(weight))).collect();
         let mut faults = Faults::default();
         let schedule = schedule(&endpoints, &mut faults);
         assert!(faults.is_empty());

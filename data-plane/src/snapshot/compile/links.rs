@@ -28,6 +28,8 @@ pub(super) struct Links<'a, 'c> {
     /// Conditions of the routes of this push: those that are equal are kept once, so that the processor's caches have
     /// what many routes ask.
     pub conditions: &'a mut HashSet<Arc<Conditions>>,
+    /// Host names of new backends.
+    pub names: &'a mut Vec<Box<str>>,
     pub faults: &'a mut Faults,
 }
 
@@ -87,10 +89,12 @@ impl Links<'_, '_> {
             (None, Protocol::Http1)
         };
         let endpoint = place.endpoint(1, protocol, tls);
-        let key: Arc<str> =
-            format!("{}://{}{}", endpoint.scheme(), endpoint.authority, endpoint.base_path).into();
+        let key: Arc<str> = format!("{}://{}{}", endpoint.scheme(), endpoint.authority, endpoint.base_path).into();
         let make = || Inline { backend: Arc::new(backend::inline(endpoint)), uses: 0 };
         let inline = self.compiled.inline.get_or_insert_with(Arc::clone(&key), make);
+        if inline.uses == 0 {
+            backend::add_names(&inline.backend, self.names);
+        }
         inline.uses += 1;
         Some((key, Arc::clone(&inline.backend)))
     }

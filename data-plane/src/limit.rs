@@ -1,0 +1,153 @@
+//! The bounds that a client can run into, one by one: what each is called, which setting it has, what becomes of who
+//! meets it, and how often that happened.
+//!
+//! A bound is enforced where its matter is at hand; here is the one list of them, from which metric and papers are made.
+
+mod per_ip;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+pub use self::per_ip::PerIp;
+
+/// A bound of a client's connection, or of what comes by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections of the process.
+    Connections,
+    /// Connections from one address.
+    ConnectionsPerIp,
+    /// From the start of a TLS handshake to its end.
+    TlsHandshakeTime,
+    /// From the first byte of a head to its last.
+    HeadTime,
+    /// Bytes of a head.
+    HeadBytes,
+    /// Field lines of a head.
+    HeadFields,
+    /// Bytes of a request target.
+    TargetBytes,
+    /// Bytes of a request's body.
+    BodyBytes,
+    /// Between two pieces of a request's body.
+    BodyTime,
+    /// Between two pieces of an answer that the client takes.
+    WriteTime,
+    /// Between two requests of a connection.
+    IdleTime,
+    /// Requests of a connection.
+    Requests,
+    /// From the start of a connection to its last request.
+    Age,
+}
+
+impl Limit {
+    /// Every one, in the order of a connection's life.
+    pub const ALL: [Self; 13] = [
+        Self::Connections,
+        Self::ConnectionsPerIp,
+        Self::TlsHandshakeTime,
+        Self::HeadTime,
+        Self::HeadBytes,
+        Self::HeadFields,
+        Self::TargetBytes,
+        Self::BodyBytes,
+        Self::BodyTime,
+        Self::WriteTime,
+        Self::IdleTime,
+        Self::Requests,
+        Self::Age,
+    ];
+
+    /// A stable label for metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerIp => "connections_per_ip",
+            Self::TlsHandshakeTime => "tls_handshake_timeout",
+            Self::HeadTime => "head_timeout",
+            Self::HeadBytes => "head_bytes",
+            Self::HeadFields => "head_fields",
+            Self::TargetBytes => "target_bytes",
+            Self::BodyBytes => "body_bytes",
+            Self::BodyTime => "request_body_timeout",
+            Self::WriteTime => "write_timeout",
+            Self::IdleTime => "keep_alive_timeout",
+            Self::Requests => "requests_per_connection",
+            Self::Age => "connection_age",
+        }
+    }
+
+    /// The flag that sets it, without its dashes; `None` if it is fixed, at [`crate::http1::head::TARGET_BYTES_MAX`].
+    #[must_use]
+    pub fn setting(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Connections => "max-connections",
+            Self::ConnectionsPerIp => "max-connections-per-ip",
+            Self::TlsHandshakeTime => "tls-handshake-timeout",
+            Self::HeadTime => "head-timeout",
+            Self::HeadBytes => "max-head-bytes",
+            Self::HeadFields => "max-head-fields",
+            Self::TargetBytes => return None,
+            Self::BodyBytes => "max-body-bytes",
+            Self::BodyTime => "body-timeout",
+            Self::WriteTime => "write-timeout",
+            Self::IdleTime => "keep-alive-timeout",
+            Self::Requests => "max-requests-per-connection",
+            Self::Age => "max-connection-age",
+        })
+    }
+
+    /// What becomes of who meets it, for people.
+    #[must_use]
+    pub fn consequence(self) -> &'static str {
+        match self {
+            Self::Connections => "503 `overloaded`, closed at once",
+            Self::ConnectionsPerIp => "429 `too_many_connections`, closed at once",
+            Self::TlsHandshakeTime => "closed",
+            Self::HeadTime => "408 `request_timeout`; closed without a word if not a byte of a first head came",
+            Self::HeadBytes | Self::HeadFields => "431 `headers_too_large`",
+            Self::TargetBytes => "414 `uri_too_long`",
+            Self::BodyBytes => "413 `body_too_large`",
+            Self::BodyTime => "408 `request_body_timeout`",
+            Self::WriteTime => "reset, `client_stalled` in the log",
+            Self::IdleTime => "closed",
+            Self::Requests | Self::Age => "answered with `Connection: close`",
+        }
+    }
+}
+
+/// How often each was met. Written by any worker, but rarely.
+#[derive(Debug, Default)]
+pub struct Hits([AtomicU64; Limit::ALL.len()]);
+
+impl Hits {
+    /// It was met.
+    pub fn count(&self, limit: Limit) {
+        self.0[limit as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How often so far.
+    pub fn get(&self, limit: Limit) -> u64 {
+        self.0[limit as usize].load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_own_counter_and_name() {
+        let hits = Hits::default();
+        for (index, limit) in Limit::ALL.into_iter().enumerate() {
+            assert_eq!((limit as usize, hits.get(limit)), (index, 0));
+            hits.count(limit);
+            assert_eq!(hits.get(limit), 1);
+        }
+        let mut names = Limit::ALL.map(Limit::name).to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Limit::ALL.len());
+    }
+}
