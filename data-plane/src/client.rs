@@ -1,8 +1,14 @@
 //! A client's connection: one request after another, until either side has enough.
 
-use std::{future::poll_fn, io, rc::Rc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{io::ReadBuf, net::TcpStream, time::Instant};
 
 use crate::{
     error::ProxyError,
@@ -116,8 +122,8 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listen
 /// `fresh` has sent nothing yet: it has less time, but also a moment to speak when the worker drains.
 async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, fresh: bool) -> bool {
     let policy = &worker.shared.policy;
-    let readable = poll_fn(|cx| match stream.poll_read_ready(cx) {
-        Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+    let readable = poll_fn(|cx| match poll_readable(stream, fresh, cx) {
+        Poll::Ready(ready) => Poll::Ready(ready),
         Poll::Pending if worker.draining() && !fresh => Poll::Ready(has_bytes(stream)),
         Poll::Pending => Poll::Pending,
     });
@@ -133,6 +139,14 @@ async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, f
             false
         }
     }
+}
+
+/// The runtime takes a fresh socket for readable until the system says that it is not.
+fn poll_readable(stream: &TcpStream, fresh: bool, cx: &mut Context<'_>) -> Poll<bool> {
+    if fresh {
+        return stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map(|peeked| peeked.is_ok());
+    }
+    stream.poll_read_ready(cx).map(|ready| ready.is_ok())
 }
 
 /// Asks the system, not the runtime, which may not know yet: a request that has arrived is served.
