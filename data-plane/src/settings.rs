@@ -167,7 +167,9 @@ impl Settings {
 fn parse_dns_server(text: &str) -> Result<SocketAddr, String> {
     const PORT: u16 = 53;
     let address = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip| SocketAddr::new(ip, PORT));
-    address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is not IP or IP:PORT; a name would need another server"))
+    address
+        .or_else(|_| text.parse())
+        .map_err(|_| format!("{text:?} is not IP or IP:PORT; a name would need another server"))
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -205,8 +205,7 @@ impl Client {
 
 /// Addresses that a connection can be made to: "any" and groups of hosts are none.
 fn found(addresses: impl Iterator<Item = IpAddr>, ttl: Duration) -> Family {
-    let addresses: Vec<_> =
-        addresses.filter(|address| !address.is_unspecified() && !address.is_multicast()).collect();
+    let addresses: Vec<_> = addresses.filter(|address| !address.is_unspecified() && !address.is_multicast()).collect();
     if addresses.is_empty() { Family::Nothing { ttl: NOTHING_TTL } } else { Family::Found { addresses, ttl } }
 }
 

@@ -62,7 +62,11 @@ impl Collector for NameCollector {
             }
         }
         for (name, help, value) in [
-            ("rustygate_dns_addresses", "Addresses of a host that are in use", (|sum| sum.addresses) as fn(&Sum) -> usize),
+            (
+                "rustygate_dns_addresses",
+                "Addresses of a host that are in use",
+                (|sum| sum.addresses) as fn(&Sum) -> usize,
+            ),
             ("rustygate_dns_stale", "1 while the newest question for a host brought no addresses", |sum| sum.stale),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

@@ -63,13 +63,12 @@ impl Snapshot {
     /// # Errors
     /// Every fault, each naming its resource and field; `self` is untouched.
     pub fn compile(&self, revision: u64, changes: &[wire::Change]) -> Result<Self, Vec<wire::Fault>> {
-        let mut draft =
-            Draft {
-                next: Self { revision, ..self.clone() },
-                faults: Faults::default(),
-                touched: Touched::default(),
-                names: Vec::new(),
-            };
+        let mut draft = Draft {
+            next: Self { revision, ..self.clone() },
+            faults: Faults::default(),
+            touched: Touched::default(),
+            names: Vec::new(),
+        };
         let changes = Changes::sort(changes, &mut draft.faults);
         draft.change_listeners(&changes.listeners);
         draft.change_backends(&changes.backends);
