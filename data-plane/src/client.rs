@@ -177,7 +177,7 @@ async fn shake_hands(
 /// `fresh` has sent nothing yet: it has less time, but also a moment to speak when the worker drains.
 async fn await_request(worker: &Worker, stream: &Stream, timer: &mut Timer, fresh: bool) -> bool {
     let policy = &worker.shared.policy;
-    let readable = poll_fn(|cx| match stream.poll_readable(cx) {
+    let readable = poll_fn(|cx| match stream.poll_readable(cx, fresh) {
         Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
         Poll::Pending if worker.draining() && !fresh => Poll::Ready(stream.has_bytes()),
         Poll::Pending => Poll::Pending,

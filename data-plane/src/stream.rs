@@ -126,10 +126,12 @@ impl Stream {
         (Input { half: read, tls, buffer: input }, Output { half: write, tls, buffer: output, pressure })
     }
 
-    /// Waits until there may be something to read, holding no buffer meanwhile.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Waits until there is something to read, holding no buffer meanwhile. The runtime takes a socket that is `fresh` for
+    /// readable until the system says that it is not, so that is asked.
+    pub fn poll_readable(&self, cx: &mut Context<'_>, fresh: bool) -> Poll<io::Result<()>> {
         match &self.tls {
             Some(tls) if tls.borrow().has_plain() => Poll::Ready(Ok(())),
+            None if fresh => self.tcp.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|_| ()),
             _ => self.tcp.poll_read_ready(cx),
         }
     }

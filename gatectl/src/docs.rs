@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Arg, Args, Command, CommandFactory as _};
 use rustygate_control_plane as control_plane;
-use rustygate_data_plane as data_plane;
+use rustygate_data_plane::{self as data_plane, http1::head::TARGET_BYTES_MAX, limit::Limit};
 
 use crate::cli::Cli;
 
@@ -30,6 +30,34 @@ fn the_reference_of_gatectl_is_what_it_says_of_itself() {
 fn the_settings_of_the_planes_are_all_there() {
     check("settings.md", "control plane", &settings::<control_plane::settings::Settings>());
     check("settings.md", "data plane", &settings::<data_plane::settings::Settings>());
+}
+
+#[test]
+fn every_limit_has_its_setting_its_default_and_its_counter() {
+    let command = data_plane::settings::Settings::augment_args(Command::new("plane"));
+    let mut text = "| limit | setting | default | who meets it |\n|---|---|---|---|\n".to_owned();
+    for limit in Limit::ALL {
+        let arg = limit.setting().map(|flag| {
+            let found = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
+            found.unwrap_or_else(|| panic!("no flag --{flag}"))
+        });
+        let (setting, default) = match arg {
+            Some(arg) => {
+                let value = default(arg, "").1;
+                let unit = match arg.get_value_names() {
+                    Some([unit]) if *unit == "SECONDS" => " s",
+                    Some([unit]) if *unit == "BYTES" => " bytes",
+                    _ => "",
+                };
+                let none =
+                    if value == "`0`" { "no bound".to_owned() } else { format!("{}{unit}", value.trim_matches('`')) };
+                (format!("`--{}`", limit.setting().unwrap_or_default()), none)
+            }
+            None => ("fixed".to_owned(), format!("{TARGET_BYTES_MAX} bytes")),
+        };
+        let _ = writeln!(text, "| `{}` | {setting} | {default} | {} |", limit.name(), limit.consequence());
+    }
+    check("settings.md", "limits", &text);
 }
 
 fn describe(name: &str, command: &Command, text: &mut String) {

@@ -74,8 +74,8 @@ impl Flow {
 
     /// The same with the process's own bounds on what a client may make it wait for.
     pub fn with_client(mut self, policy: &Policy) -> Self {
-        self.body_timeout = policy.body_timeout;
-        self.write_timeout = policy.write_timeout;
+        self.body_timeout = policy.body_timeout.min(self.timeouts.idle);
+        self.write_timeout = policy.write_timeout.min(self.timeouts.idle);
         self
     }
 

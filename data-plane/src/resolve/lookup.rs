@@ -31,7 +31,7 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
 /// For all of one question.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When one kind of address is there, how long the other may still take.
 const OTHER_FAMILY_TIMEOUT: Duration = Duration::from_millis(300);

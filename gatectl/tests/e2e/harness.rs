@@ -14,6 +14,7 @@
 #![allow(dead_code, unused_imports, reason = "a harness offers more than the tests of the day need")]
 
 mod child;
+mod dns;
 mod gateway;
 mod http;
 mod plane;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use self::{
     child::{Child, free_port},
+    dns::{Dns, Query, Say},
     gateway::{Bearer, Builder, Gateway},
     http::{Client, Head, Response, dechunk, header, raw},
     process::{Dev, Output, Process, gatectl, masked},

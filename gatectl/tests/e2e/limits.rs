@@ -118,6 +118,181 @@ async fn connections_have_a_bound_and_their_end_makes_room() {
     gateway.shutdown().await;
 }
 
+/// How often clients ran into a bound.
+async fn hits(gateway: &Gateway, limit: &str) -> u64 {
+    let begin = format!("rustygate_limit_hits_total{{limit=\"{limit}\"}} ");
+    let metrics = gateway.metrics(0).await;
+    metrics.lines().find_map(|line| line.strip_prefix(&begin)).expect("a counter").parse().expect("a number")
+}
+
+/// A connection from this loopback address.
+async fn connect_from(last: u8, addr: std::net::SocketAddr) -> Client {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(std::net::SocketAddr::from(([127, 0, 0, last], 0))).expect("binds");
+    Client::over(within("a connection", socket.connect(addr)).await.expect("connects"))
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_connections_and_no_other_address_feels_it() {
+    let upstream = Witness::saying("x").await;
+    let builder = Gateway::builder().proxy_settings(|settings| {
+        settings.max_connections_per_ip = 5;
+        settings.trusted_proxies = vec![("127.0.0.9".parse().expect("an address"), 32)];
+    });
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let addr = gateway.proxy_addr();
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = connect_from(2, addr).await;
+        assert_eq!(client.get("/").await.status, 200);
+        clients.push(client);
+    }
+    for _ in 0..3 {
+        let mut over = connect_from(2, addr).await;
+        let response = over.response(false).await;
+        assert_eq!((response.status, reason(&response).as_str()), (429, "too_many_connections"));
+        assert!(over.closes().await);
+    }
+    assert_eq!(hits(&gateway, "connections_per_ip").await, 3);
+    assert_eq!(connect_from(3, addr).await.get("/").await.status, 200, "another address");
+    let mut trusted = Vec::new();
+    for _ in 0..10 {
+        let mut client = connect_from(9, addr).await;
+        assert_eq!(client.get("/").await.status, 200, "a trusted proxy has many clients");
+        trusted.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.get("/").await.status, 200, "those who are in stay in");
+    }
+    clients.pop();
+    let admitted = async {
+        loop {
+            let mut client = connect_from(2, addr).await;
+            // The refusal may come before the request is sent.
+            client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            if client.try_response(false).await.is_some_and(|response| response.status == 200) {
+                return;
+            }
+        }
+    };
+    within("room for another", admitted).await;
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn heads_may_have_narrower_bounds() {
+    let upstream = Witness::saying("x").await;
+    let builder = Gateway::builder().proxy_settings(|settings| {
+        settings.max_head_bytes = 1000;
+        settings.max_head_fields = 10;
+    });
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let get = |rest: String| format!("GET / HTTP/1.1\r\nhost: a\r\n{rest}");
+    for (what, request, status) in [
+        ("ten fields", get("x-a: 1\r\n".repeat(9) + "\r\n"), 200),
+        ("eleven fields", get("x-a: 1\r\n".repeat(10) + "\r\n"), 431),
+        ("1000 bytes", get(format!("x: {}\r\n\r\n", "x".repeat(968))), 200),
+        ("1001 bytes", get(format!("x: {}\r\n\r\n", "x".repeat(969))), 431),
+        ("endless", get(format!("x: {}", "x".repeat(1000))), 431),
+    ] {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        client.send(request.as_bytes()).await;
+        let response = client.response(false).await;
+        assert_eq!(response.status, status, "{what}");
+        if status != 200 {
+            assert_eq!(reason(&response), "headers_too_large", "{what}");
+            assert!(client.closes().await, "{what}");
+        }
+    }
+    assert_eq!((hits(&gateway, "head_bytes").await, hits(&gateway, "head_fields").await), (2, 1));
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_slow_body_and_a_slow_reader_are_cut_and_a_bystander_is_served() {
+    const LARGE: usize = 64 << 20;
+    let upstream = Witness::start(|seen| match seen.line().split(' ').nth(1) {
+        Some("/large") => Reply::Send(answer(vec![b'x'; LARGE])),
+        _ => Reply::Send(answer("x")),
+    })
+    .await;
+    let builder = Gateway::builder().proxy_settings(|settings| {
+        settings.body_timeout = 1;
+        settings.write_timeout = 1;
+    });
+    let url = upstream.url();
+    // However long the route lets its upstream be silent.
+    let manifest = format!("routes: [{{name: all, path: /, backend: \"{url}\", timeouts: {{total: 1h, idle: 1h}}}}]");
+    let gateway = builder.manifest(&manifest).start().await;
+    let addr = gateway.proxy_addr();
+    let slow_body = async {
+        let mut client = Wire::connect(addr).await;
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx").await;
+        assert!(client.until("\r\n").await.contains(" 408 "));
+        client.until("request_body_timeout").await;
+    };
+    let slow_reader = async {
+        let mut client = Wire::connect(addr).await;
+        client.send("GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        client.until("\r\n\r\n").await;
+        let cut = async { while hits(&gateway, "write_timeout").await == 0 {} };
+        within("the end of patience", cut).await;
+        client.end().await;
+    };
+    let bystander = async {
+        let mut client = Client::connect(addr).await;
+        for _ in 0..20 {
+            assert_eq!(client.get("/").await.status, 200);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::join!(slow_body, slow_reader, bystander);
+    assert_eq!((hits(&gateway, "request_body_timeout").await, hits(&gateway, "write_timeout").await), (1, 1));
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_reader_who_is_slow_but_reads_is_not_cut() {
+    const LARGE: usize = 16 << 20;
+    let upstream = Witness::start(|_| Reply::Send(answer(vec![b'x'; LARGE]))).await;
+    let builder = Gateway::builder().proxy_settings(|settings| settings.write_timeout = 2);
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let mut client = Wire::connect(gateway.proxy_addr()).await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.until("\r\n\r\n").await;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        client.exactly(LARGE / 8).await;
+    }
+    assert_eq!(hits(&gateway, "write_timeout").await, 0);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_requests_and_so_long_a_life() {
+    let upstream = Witness::saying("x").await;
+    let builder = Gateway::builder().proxy_settings(|settings| settings.max_requests_per_connection = 3);
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let mut client = Client::connect(gateway.proxy_addr()).await;
+    for last in [false, false, true] {
+        let response = client.get("/").await;
+        assert_eq!((response.status, response.header("connection") == Some("close")), (200, last));
+    }
+    assert!(client.closes().await);
+    assert_eq!(hits(&gateway, "requests_per_connection").await, 1);
+    gateway.shutdown().await;
+
+    let builder = Gateway::builder().proxy_settings(|settings| settings.max_connection_age = 1);
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let mut client = Client::connect(gateway.proxy_addr()).await;
+    assert_eq!(client.get("/").await.header("connection"), None);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(client.get("/").await.header("connection"), Some("close"));
+    assert!(client.closes().await);
+    assert_eq!(hits(&gateway, "connection_age").await, 1);
+    gateway.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_client_has_so_long_for_a_head_and_between_requests() {
     let upstream = Witness::saying("x").await;
@@ -150,6 +325,7 @@ async fn a_client_has_so_long_for_a_head_and_between_requests() {
         assert!(client.closes().await, "without a word");
     };
     tokio::join!(slow, silent, idle);
+    assert_eq!((hits(&gateway, "head_timeout").await, hits(&gateway, "keep_alive_timeout").await), (2, 1));
     gateway.shutdown().await;
 }
 
@@ -281,7 +457,7 @@ async fn an_upload_may_take_long_but_its_client_not_be_silent_for_the_idle_time(
             wire.until("x").await;
         }
         assert!(client.until("\r\n").await.contains(" 408 "));
-        client.until("request_timeout").await;
+        client.until("request_body_timeout").await;
         wire.end().await;
     })
     .await;

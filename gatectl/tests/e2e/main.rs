@@ -6,6 +6,7 @@
 mod answers;
 mod apply;
 mod dev;
+mod discovery;
 mod docs;
 mod drain;
 mod examples;

@@ -246,3 +246,88 @@ async fn an_early_refusal_reaches_a_client_that_is_still_sending() {
     })
     .await;
 }
+
+/// Sends so many bytes, in pieces.
+async fn pour(stream: &mut tokio::net::TcpStream, mut bytes: usize) {
+    use tokio::io::AsyncWriteExt as _;
+    let piece = vec![b'x'; 256 << 10];
+    while bytes > 0 {
+        let part = bytes.min(piece.len());
+        stream.write_all(&piece[..part]).await.expect("sends");
+        bytes -= part;
+    }
+}
+
+/// Reads so many bytes, and keeps none.
+async fn drink(stream: &mut tokio::net::TcpStream, mut bytes: usize) {
+    use tokio::io::AsyncReadExt as _;
+    let mut piece = vec![0; 256 << 10];
+    while bytes > 0 {
+        let part = bytes.min(piece.len());
+        let read = stream.read(&mut piece[..part]).await.expect("reads");
+        assert!(read > 0, "closed {bytes} bytes too early");
+        bytes -= read;
+    }
+}
+
+async fn drink_head(stream: &mut tokio::net::TcpStream) {
+    use tokio::io::AsyncReadExt as _;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_up_and_down_leaves_the_gateway_small() {
+    const GIBIBYTE: usize = 1 << 30;
+    const RESIDENT_KIB_MAX: u64 = 40 << 10;
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", upstream.local_addr().expect("an address"));
+    let gateway = Gateway::builder().proxies(0).manifest(&all_to(&url)).start().await;
+    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let control_plane = gateway.control_plane_url();
+    let flags = [
+        ["--control-plane", &control_plane],
+        ["--listen", &listen],
+        ["--admin-listen", &admin],
+        ["--workers", "2"],
+        ["--access-log", "off"],
+    ];
+    let proxy = Child::data_plane(gateway.folder(), "proxy", &flags.concat());
+    let serving = async {
+        while !proxy.log().contains("serving a new snapshot") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("a snapshot", serving).await;
+    let before = proxy.resident_kib();
+
+    let client = tokio::spawn(async move {
+        let mut stream = tokio::net::TcpStream::connect(listen).await.expect("connects");
+        let head = format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: {GIBIBYTE}\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("sends");
+        pour(&mut stream, GIBIBYTE).await;
+        drink_head(&mut stream).await;
+        drink(&mut stream, GIBIBYTE).await;
+    });
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = upstream.accept().await.expect("accepts");
+        drink_head(&mut stream).await;
+        drink(&mut stream, GIBIBYTE).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {GIBIBYTE}\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("sends");
+        pour(&mut stream, GIBIBYTE).await;
+        stream
+    });
+    let mut most = before;
+    while !client.is_finished() {
+        most = most.max(proxy.resident_kib());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.await.expect("all of it, up and down");
+    drop(server.await.expect("all of it"));
+    eprintln!("resident: {before} KiB before, {most} KiB at most");
+    assert!(most < RESIDENT_KIB_MAX, "{most} KiB resident, {before} before");
+    gateway.shutdown().await;
+}

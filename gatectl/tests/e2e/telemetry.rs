@@ -136,7 +136,7 @@ async fn the_debug_headers_can_be_turned_off_and_never_come_from_outside() {
     })
     .await;
     for on in [true, false] {
-        let builder = Gateway::builder().proxy_settings(if on { |_| {} } else { |all| all.debug_headers = false });
+        let builder = Gateway::builder().proxy_settings(move |all| all.debug_headers = on);
         let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
         let mut client = Client::connect(gateway.proxy_addr()).await;
         let claims = [("X-RustyGate-Backend", "b"), ("x-rustygate-user", "root"), ("X_RustyGate_User", "root")];

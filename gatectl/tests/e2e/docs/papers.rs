@@ -66,8 +66,12 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 25] = [
+const ERRORS: [ProxyError; 29] = [
     ProxyError::BadHead(HeadError::TooLarge),
+    ProxyError::BadHead(HeadError::TooManyFields),
+    ProxyError::RequestBodyTimeout,
+    ProxyError::TooManyConnections,
+    ProxyError::NoAddress,
     ProxyError::BadHead(HeadError::TargetTooLong),
     ProxyError::BadHead(HeadError::Version),
     ProxyError::BadHead(HeadError::Expectation),

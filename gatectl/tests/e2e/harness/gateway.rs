@@ -58,12 +58,14 @@ fn defaults<S: Args>() -> S {
     Flags::parse_from(["test"]).settings
 }
 
+type Adjust = Box<dyn Fn(&mut data_plane::settings::Settings)>;
+
 /// How a gateway is to be.
 pub struct Builder {
     manifest: Option<String>,
     proxies: usize,
     secure: bool,
-    adjust: fn(&mut data_plane::settings::Settings),
+    adjust: Adjust,
 }
 
 impl Builder {
@@ -87,8 +89,8 @@ impl Builder {
     }
 
     /// Changes the settings that each proxy starts with.
-    pub fn proxy_settings(mut self, adjust: fn(&mut data_plane::settings::Settings)) -> Self {
-        self.adjust = adjust;
+    pub fn proxy_settings(mut self, adjust: impl Fn(&mut data_plane::settings::Settings) + 'static) -> Self {
+        self.adjust = Box::new(adjust);
         self
     }
 
@@ -130,7 +132,7 @@ pub struct Gateway {
     admin_token: Option<String>,
     control_plane: Option<ControlPlane>,
     proxies: Vec<Member>,
-    adjust: fn(&mut data_plane::settings::Settings),
+    adjust: Adjust,
 }
 
 struct Member {
@@ -142,7 +144,7 @@ struct Member {
 impl Gateway {
     /// One proxy, no manifest.
     pub fn builder() -> Builder {
-        Builder { manifest: None, proxies: 1, secure: false, adjust: |_| {} }
+        Builder { manifest: None, proxies: 1, secure: false, adjust: Box::new(|_| {}) }
     }
 
     /// A folder for files of the test; gatectl runs in it.

@@ -94,7 +94,12 @@ struct Log {
 impl Witness {
     /// Answers each request by the script.
     pub async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// The same at this address.
+    pub async fn start_at(addr: SocketAddr, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(addr).await.expect("binds");
         let addr = listener.local_addr().expect("an address");
         let log = Arc::new(Mutex::new(Log::default()));
         let accept = tokio::spawn(accept(listener, log.clone(), Arc::new(script)));
@@ -105,6 +110,12 @@ impl Witness {
     pub async fn saying(text: &str) -> Self {
         let bytes = answer(text);
         Self::start(move |_| Reply::Send(bytes.clone())).await
+    }
+
+    /// The same at this address.
+    pub async fn saying_at(addr: SocketAddr, text: &str) -> Self {
+        let bytes = answer(text);
+        Self::start_at(addr, move |_| Reply::Send(bytes.clone())).await
     }
 
     /// Answers every request with the request.
