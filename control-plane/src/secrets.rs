@@ -93,6 +93,14 @@ pub enum Source {
     None,
 }
 
+impl Source {
+    /// Whether loading it makes a new key.
+    #[must_use]
+    pub fn would_be_made(&self) -> bool {
+        matches!(self, Self::Own(path) if !path.exists())
+    }
+}
+
 /// Seals secrets and opens them.
 #[derive(Debug, Default)]
 pub struct Secrets {
@@ -128,7 +136,7 @@ impl Secrets {
             }
             Source::File(path) => read(path)?,
             Source::Own(path) => {
-                if !path.exists() {
+                if source.would_be_made() {
                     make(path).map_err(|source| SecretsError::Make { path: path.clone(), source })?;
                 }
                 read(path)?
