@@ -15,7 +15,7 @@ use rustygate_proto::{
 };
 
 /// The kinds that a set holds, in the order in which they are listed.
-pub const KINDS: [Kind; 4] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route];
+pub const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
 
 /// One content of one resource, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

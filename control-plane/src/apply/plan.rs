@@ -13,7 +13,10 @@ use rustygate_proto::{
     v1::{self as wire, Kind},
 };
 
-use crate::snapshot::{Set, Stored, removal};
+use crate::{
+    secrets::redact,
+    snapshot::{Set, Stored, removal},
+};
 
 /// The most resources that a set may have.
 pub const RESOURCES_MAX: usize = 1_000_000;
@@ -91,8 +94,8 @@ impl Difference {
         wire::ResourceDiff {
             kind: self.kind.into(),
             name: self.name.to_string(),
-            before: self.before.as_ref().and_then(|stored| stored.resource()),
-            after: self.after.as_ref().and_then(|content| wire::Resource::decode(content.body.clone()).ok()),
+            before: self.before.as_ref().and_then(|stored| stored.resource()).map(redact),
+            after: self.after.as_ref().and_then(|content| wire::Resource::decode(content.body.clone()).ok()).map(redact),
         }
     }
 }

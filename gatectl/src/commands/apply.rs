@@ -20,8 +20,13 @@ pub(crate) async fn apply(screen: Screen, client: &Client, args: ApplyArgs) -> R
         return Err(Failure::new("the input is empty, and --prune would remove all that the owner has")
             .with_hint("if that is what you want, write `routes: []`"));
     }
-    let request =
-        wire::ApplyRequest { documents, options: Some(options(&args.change)), owner: args.owner, prune: args.prune };
+    let request = wire::ApplyRequest {
+        contents: input::contents(&documents),
+        documents,
+        options: Some(options(&args.change)),
+        owner: args.owner,
+        prune: args.prune,
+    };
     let response = client.apply(request).await?;
     change::finish(screen, client, response, &made(&args.change)).await
 }
@@ -44,8 +49,10 @@ pub(crate) async fn rollback(screen: Screen, client: &Client, args: RollbackArgs
 
 /// Shows what an apply would change.
 pub(crate) async fn diff(screen: Screen, client: &Client, args: DiffArgs) -> Result<Exit, Failure> {
+    let documents = input::read(&args.files.paths)?;
     let request = wire::ApplyRequest {
-        documents: input::read(&args.files.paths)?,
+        contents: input::contents(&documents),
+        documents,
         options: Some(wire::ChangeOptions { dry_run: true, ..wire::ChangeOptions::default() }),
         owner: args.owner,
         prune: args.prune,
@@ -67,6 +74,7 @@ pub(crate) async fn diff(screen: Screen, client: &Client, args: DiffArgs) -> Res
         let summary = if response.diff.is_empty() { "nothing differs".to_owned() } else { diff::tally(&response.diff) };
         screen.note(&format!("against revision {}: {summary}", response.revision));
     }
+    change::warn_of_ends(screen, &response.diff);
     Ok(if response.diff.is_empty() { Exit::Success } else { Exit::Differs })
 }
 
@@ -89,5 +97,6 @@ fn wire_kind(kind: Kind) -> wire::Kind {
         Kind::Backend => wire::Kind::Backend,
         Kind::Plugin => wire::Kind::Plugin,
         Kind::Listener => wire::Kind::Listener,
+        Kind::Certificate => wire::Kind::Certificate,
     }
 }

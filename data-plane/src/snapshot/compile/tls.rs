@@ -58,8 +58,8 @@ pub(super) fn certificate(message: &wire::Certificate, faults: &mut Faults) -> O
         Some(Form::Clear(key)) => key,
         // Whoever has the key puts it in its place before.
         Some(Form::Fingerprint(_) | Form::Sealed(_)) => {
-            let hint = "give the key itself, as in key: {file: web.key}";
-            faults.add_with_hint(fault::BAD_KEY, "key", "the key is not here, only its fingerprint", hint);
+            let text = "there is only a fingerprint of the key, and no key with it is stored under this name";
+            faults.add_with_hint(fault::BAD_KEY, "key", text, "give the key itself, as in key: {file: web.key}");
             return None;
         }
         None => {

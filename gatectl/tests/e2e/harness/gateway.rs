@@ -266,7 +266,7 @@ impl Gateway {
         let document = wire::Document { file: "test.yaml".to_owned(), yaml: yaml.to_owned() };
         let options = wire::ChangeOptions { author: "harness".to_owned(), ..wire::ChangeOptions::default() };
         let request =
-            wire::ApplyRequest { documents: vec![document], options: Some(options), owner: String::new(), prune };
+            wire::ApplyRequest { documents: vec![document], options: Some(options), owner: String::new(), prune, contents: Vec::new() };
         let response = within("apply", async { self.config().await.apply(request).await }).await;
         response.expect("the control plane answers").into_inner()
     }
