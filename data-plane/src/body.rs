@@ -28,7 +28,7 @@ pub enum Source<'a> {
         reader: BodyReader,
     },
     /// A stream of an HTTP/2 connection.
-    Http2(http2::Receiver<'a>),
+    Http2(http2::Receiver),
 }
 
 /// Where a message goes.
@@ -170,7 +170,6 @@ impl Sink<'_> {
             Self::Http2(sender) => {
                 let length = match reply.framing {
                     Framing::Length(length) => Some(length),
-                    Framing::Empty if !bodyless => Some(0),
                     _ => None,
                 };
                 sender.head(status, fields, length, end)

@@ -2,6 +2,7 @@
 //! begins so.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io,
     rc::Rc,
@@ -16,7 +17,7 @@ use crate::{
     body::{Sink, Source},
     error::ProxyError,
     http1::head::{HeadError, RequestHead},
-    http2,
+    http2::{self, Outgoing},
     limit::Limit,
     listener::ListenerState,
     proxy::{self, After},
@@ -51,6 +52,8 @@ pub struct Client<'a> {
     pub timer: &'a mut Timer,
     /// Whether it takes what it gets.
     pub pressure: &'a Pressure,
+    /// The stream of the request, if it came by HTTP/2: tells whether the client has given it up.
+    pub stream: Option<&'a RefCell<Outgoing>>,
 }
 
 /// What follows what the client has sent so far.
@@ -213,7 +216,7 @@ async fn serve_requests(
     let listener: &str = &listener.name();
     let (input, output) = stream.split(client_in, client_out, &pressure);
     let (input, output) = (Source::http1(input), Sink::Http1(output));
-    let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };
+    let mut client = Client { input, output, peer, listener, timer, pressure: &pressure, stream: None };
     let policy = &worker.shared.policy;
     let head_timeout = policy.head_timeout;
     loop {

@@ -34,7 +34,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 
 /// What comes on a stream.
 #[derive(Debug)]
-pub struct Receiver<'a> {
+pub struct Receiver {
     incoming: Incoming,
     /// Taken from the stream and not used yet.
     chunk: Bytes,
@@ -42,8 +42,6 @@ pub struct Receiver<'a> {
     /// What the content length leaves, if there is one.
     rest: Option<u64>,
     done: bool,
-    /// Tells that the other side has reset the stream after all of it came.
-    outgoing: &'a RefCell<Outgoing>,
 }
 
 /// What is awaited on a stream.
@@ -86,24 +84,17 @@ pub enum Head {
     Invalid,
 }
 
-impl<'a> Receiver<'a> {
+impl Receiver {
     /// Of a request's body that has so many bytes, if that is known.
-    pub fn request(body: RecvStream, length: Option<u64>, outgoing: &'a RefCell<Outgoing>) -> Self {
+    pub fn request(body: RecvStream, length: Option<u64>) -> Self {
         let done = body.is_end_stream();
-        Self {
-            incoming: Incoming::Body(body),
-            chunk: Bytes::new(),
-            trailers: Fields::new(),
-            rest: length,
-            done,
-            outgoing,
-        }
+        Self { incoming: Incoming::Body(body), chunk: Bytes::new(), trailers: Fields::new(), rest: length, done }
     }
 
     /// Of an answer, from its head on.
-    pub fn answer(response: ResponseFuture, outgoing: &'a RefCell<Outgoing>) -> Self {
+    pub fn answer(response: ResponseFuture) -> Self {
         let incoming = Incoming::Head(response);
-        Self { incoming, chunk: Bytes::new(), trailers: Fields::new(), rest: None, done: false, outgoing }
+        Self { incoming, chunk: Bytes::new(), trailers: Fields::new(), rest: None, done: false }
     }
 
     /// Reads the next head of an answer, interim or final.
@@ -210,11 +201,6 @@ impl<'a> Receiver<'a> {
     /// See [`Source::known_rest`].
     pub fn known_rest(&self) -> Option<u64> {
         if self.done { Some(self.chunk.len() as u64) } else { self.rest.map(|rest| rest + self.chunk.len() as u64) }
-    }
-
-    /// Ready when the other side has given the stream up.
-    pub fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.outgoing.borrow_mut().poll_reset(cx)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod error;
 pub mod fields;
 mod forward;
+pub mod grpc;
 mod health;
 pub mod held;
 pub mod http1;

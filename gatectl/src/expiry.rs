@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn the_time_left_is_told_in_days() {
-        assert_eq!([at(9), at(10), at(60), at(99), at(100)], ["begins in 1 day", "in 90 days", "in 40 days", "in 1 day", "in 0 days"]);
+        assert_eq!(
+            [at(9), at(10), at(60), at(99), at(100)],
+            ["begins in 1 day", "in 90 days", "in 40 days", "in 1 day", "in 0 days"]
+        );
         assert_eq!([at(101), at(130)], ["0 days ago", "29 days ago"]);
     }
 

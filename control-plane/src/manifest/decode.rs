@@ -99,7 +99,12 @@ fn word<T: Copy>(faults: &mut Faults, node: &Node<'_>, what: &str, words: &[(&'s
     }
     let known: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
     let guess = closest(text, &known).map(|guess| format!("did you mean {guess:?}? ")).unwrap_or_default();
-    faults.add(BAD_VALUE, node.span, format!("unknown {what} {}", shown(text)), format!("{guess}{what}s are: {}", known.join(", ")));
+    faults.add(
+        BAD_VALUE,
+        node.span,
+        format!("unknown {what} {}", shown(text)),
+        format!("{guess}{what}s are: {}", known.join(", ")),
+    );
     None
 }
 

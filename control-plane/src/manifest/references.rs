@@ -72,7 +72,9 @@ impl References {
             Some(Outcome::Bytes(bytes)) if bytes.len() > CONTENT_BYTES_MAX => Found::Error(too_large()),
             Some(Outcome::Bytes(bytes)) => Found::Bytes(bytes),
             Some(Outcome::Error(error)) => Found::Error(error.clone()),
-            None => Found::Error("what it stands for was not sent along; is this gatectl as new as the control plane?".into()),
+            None => Found::Error(
+                "what it stands for was not sent along; is this gatectl as new as the control plane?".into(),
+            ),
         }
     }
 

@@ -161,12 +161,13 @@ async fn serve_stream(
     let outgoing = RefCell::new(Outgoing::answer(respond));
     let pressure = Pressure::default();
     let mut client = Client {
-        input: Source::Http2(Receiver::request(body, length, &outgoing)),
+        input: Source::Http2(Receiver::request(body, length)),
         output: Sink::Http2(Sender::new(&outgoing, &pressure)),
         peer: &peer,
         listener: &listener,
         timer: &mut scratch.timer,
         pressure: &pressure,
+        stream: Some(&outgoing),
     };
     let exchange = proxy::Exchange {
         worker: &worker,

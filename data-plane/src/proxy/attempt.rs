@@ -1,6 +1,7 @@
 //! One try at one endpoint.
 
 use std::{
+    cell::RefCell,
     future::{Future, poll_fn},
     io,
     pin::pin,
@@ -22,7 +23,7 @@ use crate::{
     error::ProxyError,
     forward::{self, Forwarded, Identity},
     http1::{Framing, Version, write},
-    http2::{self, Receiver, Sender},
+    http2::{self, Outgoing, Receiver, Sender},
     resolve::ConnectError,
     snapshot::{Endpoint, Rule, WeightedBackend},
     stream::Pressure,
@@ -137,7 +138,7 @@ pub async fn attempt(
                     Ok(Err(_)) => return Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen: true }),
                     Err(_) => return Err(ProxyError::UpstreamTimeout.into()),
                 };
-                (Source::Http2(Receiver::answer(response, &outgoing)), Sink::Http2(Sender::new(&outgoing, &pressure)))
+                (Source::Http2(Receiver::answer(response)), Sink::Http2(Sender::new(&outgoing, &pressure)))
             }
         };
         let downlink = Downlink {
@@ -152,7 +153,7 @@ pub async fn attempt(
             retry_budget,
         };
         let uplink = uplink(&mut x.client.input, to, upload, &flow);
-        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure]).await
+        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure], x.client.stream).await
     };
     let down = match outcome {
         Outcome::Down(down) => down,
@@ -264,6 +265,7 @@ async fn race(
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
+    stream: Option<&RefCell<Outgoing>>,
 ) -> Outcome {
     let mut downlink = pin!(downlink);
     let mut uplink = pin!(uplink);
@@ -273,6 +275,9 @@ async fn race(
         }
         if let Poll::Ready(stop) = uplink.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Stop(stop));
+        }
+        if stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready()) {
+            return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
             if !flow.extend(client, upstream) {

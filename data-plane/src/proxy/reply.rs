@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{After, Exchange, Record, response_plugins};
@@ -11,6 +12,7 @@ use crate::{
     error::ProxyError,
     fields::Fields,
     forward::Reply,
+    grpc,
     http1::{Framing, body::Piece},
     plugin::LocalResponse,
     snapshot::Rule,
@@ -24,6 +26,10 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Answers with an error.
 pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&Rule>, error: ProxyError) -> After {
+    if grpc::is_call(&x.request.fields) {
+        let fields = grpc::trailers_only(grpc::status(error), &error.message());
+        return local(x, record, rule, LocalResponse { status: 200, fields, body: Bytes::new() }).await;
+    }
     let mut fields = Fields::new();
     fields.append("Content-Type", b"application/json");
     if error == ProxyError::MethodNotAllowed {
