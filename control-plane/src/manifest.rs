@@ -26,9 +26,9 @@ use std::collections::HashMap;
 
 use rustygate_proto::v1 as wire;
 
-pub use self::references::{CONTENT_BYTES_MAX, REFERENCES_MAX, Reference, too_large};
 use self::faults::{DUPLICATE_NAME, Faults, MISSING_FIELD, TOO_LARGE};
 use self::node::Span;
+pub use self::references::{CONTENT_BYTES_MAX, REFERENCES_MAX, Reference, too_large};
 use crate::report::shown;
 
 /// Bytes of all documents of one input.

@@ -58,7 +58,9 @@ pub enum SecretsError {
         source: io::Error,
     },
     /// It is there, but it is no key.
-    #[error("{0} is not a secrets key: it must be 32 bytes, as 64 hex digits or as base64; `openssl rand -hex 32` makes one")]
+    #[error(
+        "{0} is not a secrets key: it must be 32 bytes, as 64 hex digits or as base64; `openssl rand -hex 32` makes one"
+    )]
     Bad(String),
 }
 

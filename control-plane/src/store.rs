@@ -359,7 +359,8 @@ fn stored(
 ) -> Result<Stored, StoreError> {
     let kind = Kind::try_from(kind).map_err(|_| StoreError::Damaged(format!("resource {row} has kind {kind}")))?;
     let opened = secrets.open(kind, &name, &body);
-    let opened = opened.map_err(|error| StoreError::Damaged(format!("the secret of {} {name:?}: {error}", kind.noun())))?;
+    let opened =
+        opened.map_err(|error| StoreError::Damaged(format!("the secret of {} {name:?}: {error}", kind.noun())))?;
     let body = opened.unwrap_or(body);
     let computed = ContentHash::of(kind, &name, &body);
     if computed.as_bytes().as_slice() != hash {

@@ -98,13 +98,7 @@ impl Threads {
     }
 
     /// Every worker accepts on its socket when this returns.
-    pub async fn listen(
-        &self,
-        key: u64,
-        name: &Arc<str>,
-        tls: Option<&Arc<tls::Server>>,
-        sockets: Vec<StdListener>,
-    ) {
+    pub async fn listen(&self, key: u64, name: &Arc<str>, tls: Option<&Arc<tls::Server>>, sockets: Vec<StdListener>) {
         let mut pending = Vec::new();
         for (commands, socket) in self.commands.iter().zip(sockets) {
             let (done, is_done) = oneshot::channel();

@@ -1,6 +1,6 @@
 //! When certificates end. A warning, never a fault: what is applied today must still be what can be brought back later.
 
-use rustygate_data_plane::tls::certificate::{Validity, describe};
+use rustygate_data_plane::tls::certificate::{Description, Validity, describe};
 use rustygate_proto::v1::{self as wire, resource};
 
 use crate::output::escape;
@@ -12,7 +12,7 @@ const DAY_SECONDS: i64 = 86_400;
 
 /// A certificate's names and when it can be used; `None` if it cannot be read.
 pub(crate) fn of(certificate: &wire::Certificate) -> Option<(Vec<String>, Validity)> {
-    let (names, validity) = describe(&certificate.chain).ok()?;
+    let Description { names, validity } = describe(&certificate.chain).ok()?;
     Some((names.iter().map(|name| name.to_string()).collect(), validity))
 }
 
@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn the_time_left_is_told_in_days() {
-        assert_eq!([at(9), at(10), at(60), at(99), at(100)], ["begins in 1 day", "in 90 days", "in 40 days", "in 1 day", "in 0 days"]);
+        assert_eq!(
+            [at(9), at(10), at(60), at(99), at(100)],
+            ["begins in 1 day", "in 90 days", "in 40 days", "in 1 day", "in 0 days"]
+        );
         assert_eq!([at(101), at(130)], ["0 days ago", "29 days ago"]);
     }
 

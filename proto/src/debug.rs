@@ -19,7 +19,10 @@ impl fmt::Debug for Secret {
 impl fmt::Debug for Content {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = formatter.debug_struct("Content");
-        shown.field("document", &self.document).field("source", &self.source().as_str_name()).field("reference", &self.reference);
+        shown
+            .field("document", &self.document)
+            .field("source", &self.source().as_str_name())
+            .field("reference", &self.reference);
         match &self.outcome {
             Some(content::Outcome::Bytes(bytes)) => shown.field("bytes", &bytes.len()),
             Some(content::Outcome::Error(error)) => shown.field("error", error),

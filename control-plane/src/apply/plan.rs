@@ -95,7 +95,11 @@ impl Difference {
             kind: self.kind.into(),
             name: self.name.to_string(),
             before: self.before.as_ref().and_then(|stored| stored.resource()).map(redact),
-            after: self.after.as_ref().and_then(|content| wire::Resource::decode(content.body.clone()).ok()).map(redact),
+            after: self
+                .after
+                .as_ref()
+                .and_then(|content| wire::Resource::decode(content.body.clone()).ok())
+                .map(redact),
         }
     }
 }

@@ -99,7 +99,12 @@ fn word<T: Copy>(faults: &mut Faults, node: &Node<'_>, what: &str, words: &[(&'s
     }
     let known: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
     let guess = closest(text, &known).map(|guess| format!("did you mean {guess:?}? ")).unwrap_or_default();
-    faults.add(BAD_VALUE, node.span, format!("unknown {what} {}", shown(text)), format!("{guess}{what}s are: {}", known.join(", ")));
+    faults.add(
+        BAD_VALUE,
+        node.span,
+        format!("unknown {what} {}", shown(text)),
+        format!("{guess}{what}s are: {}", known.join(", ")),
+    );
     None
 }
 
@@ -171,7 +176,7 @@ fn reference(
     let name = text(faults, named)?;
     let what = if is_variable { "variable" } else { "file" };
     let document = faults.document;
-    let (code, message, hint) = match faults.references.find(Reference { document, is_variable, name: name.clone() }) {
+    let (code, message, hint) = match faults.references.find(&Reference { document, is_variable, name: name.clone() }) {
         Found::Bytes(bytes) => return Some(bytes.to_vec()),
         Found::TooMany => {
             let message = format!("the input refers to more than {REFERENCES_MAX} files and variables");

@@ -29,7 +29,8 @@ impl Yaml {
             line.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !line.starts_with(' ') && !line.ends_with(' ')
         };
         let lines = text.strip_suffix('\n').unwrap_or(text);
-        let literal = lines.contains('\n') && !lines.ends_with('\n') && !lines.starts_with('\n') && lines.split('\n').all(plain);
+        let literal =
+            lines.contains('\n') && !lines.ends_with('\n') && !lines.starts_with('\n') && lines.split('\n').all(plain);
         if literal { Yaml::Lines(text.to_owned()) } else { Yaml::text(text) }
     }
 

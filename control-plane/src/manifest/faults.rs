@@ -299,7 +299,9 @@ impl Faults {
 
 /// Whether a field of an item is a secret that is written in place.
 pub(super) fn is_secret(kind: wire::Kind, item: &Node<'_>, field: &str) -> bool {
-    kind == wire::Kind::Certificate && field == "key" && item.entry("key").is_some_and(|key| key.value.scalar().is_some())
+    kind == wire::Kind::Certificate
+        && field == "key"
+        && item.entry("key").is_some_and(|key| key.value.scalar().is_some())
 }
 
 /// The known name that a mistyped one is nearest to, if it is near.

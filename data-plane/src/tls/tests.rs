@@ -10,7 +10,7 @@ use rustls::{
 };
 
 use super::{
-    certificate::{CertificateError, ChainError, KeyError, authorities, describe},
+    certificate::{CertificateError, ChainError, Description, KeyError, authorities, describe},
     server::{ClientAuth, Terms},
     *,
 };
@@ -34,8 +34,7 @@ impl Authority {
     /// Chain and key.
     fn sign(&self, edit: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         let mut params = CertificateParams::default();
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         edit(&mut params);
         let key = KeyPair::generate().expect("a key");
         (params.signed_by(&key, &self.issuer).expect("signs").pem(), key.serialize_pem())
@@ -227,7 +226,8 @@ fn an_endpoint_is_believed_only_with_the_right_name_and_authority() {
 fn terms_that_differ_have_other_ids() {
     let authority = Authority::new();
     let certificate = authority.certificate("a", &["a.example"]);
-    let of = |terms: client::Terms, certificate: Option<&Certificate>| Client::new(terms, certificate).expect("terms").id;
+    let of =
+        |terms: client::Terms, certificate: Option<&Certificate>| Client::new(terms, certificate).expect("terms").id;
     let base = client::Terms::default;
     let named = client::Terms { server_name: Some(ServerName::try_from("x").expect("a name")), ..base() };
     let ca = client::Terms { authorities: Some(authorities(&authority.pem).expect("authorities")), ..base() };
@@ -281,7 +281,7 @@ fn a_chain_is_valid_as_long_as_all_of_it() {
     };
     let leaf = signed(day(2020, 1, 1), day(2040, 1, 1));
     let middle = signed(day(2021, 1, 1), day(2030, 1, 1));
-    let (_, validity) = describe(&format!("{leaf}{middle}")).expect("a chain");
+    let Description { validity, .. } = describe(&format!("{leaf}{middle}")).expect("a chain");
     assert_eq!(validity.not_before, day(2021, 1, 1).unix_timestamp());
     assert_eq!(validity.not_after, day(2030, 1, 1).unix_timestamp());
 }

@@ -200,7 +200,8 @@ async fn a_control_plane_wants_the_key_that_its_secrets_were_sealed_with() {
     assert_eq!(files_with(folder.path(), &lines(&key)), ["web.key"], "in no database, no journal and no log");
 
     fs::write(folder.path().join("other.key"), "00".repeat(32)).expect("writes");
-    let mut wrong = Child::control_plane(folder.path(), "wrong", &[&flags[..], &["--secrets-key-file", "other.key"]].concat());
+    let mut wrong =
+        Child::control_plane(folder.path(), "wrong", &[&flags[..], &["--secrets-key-file", "other.key"]].concat());
     wrong.ended().await;
     assert!(wrong.log().contains("WrongSecretsKey"), "{}", wrong.log());
     fs::rename(folder.path().join("gate.db.key"), folder.path().join("moved.key")).expect("renames");

@@ -16,7 +16,8 @@ const PROTOCOLS: [(&str, wire::Protocol); 4] = [
 ];
 
 pub(super) fn backend(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Backend> {
-    let fields = faults.fields(node, "a backend", ["name", "endpoints", "protocol", "tls", "load_balancing", "health_check"])?;
+    let fields =
+        faults.fields(node, "a backend", ["name", "endpoints", "protocol", "tls", "load_balancing", "health_check"])?;
     let [_, _, protocol, tls, load_balancing, health_check] = fields.found;
     let name = faults.required(&fields, "name").and_then(|node| name(faults, node)).unwrap_or_default();
     let endpoints = faults.required(&fields, "endpoints");

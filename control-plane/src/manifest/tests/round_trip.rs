@@ -133,8 +133,11 @@ fn tls_backend() -> impl Strategy<Value = wire::Backend> {
             insecure_skip_verify,
         },
     );
-    (backend(), option::of(1..=4i32), option::of(tls))
-        .prop_map(|(backend, protocol, tls)| wire::Backend { tls, protocol, ..backend })
+    (backend(), option::of(1..=4i32), option::of(tls)).prop_map(|(backend, protocol, tls)| wire::Backend {
+        tls,
+        protocol,
+        ..backend
+    })
 }
 
 /// Of one line or several.
@@ -151,7 +154,12 @@ fn tls_listener() -> impl Strategy<Value = wire::Listener> {
     let certificates = prop::collection::btree_set(name(), 1..3).prop_map(|set| set.into_iter().collect());
     let alpn = prop::collection::btree_set(text(), 0..3).prop_map(|set| set.into_iter().collect());
     let tls = (certificates, option::of(1..=2i32), alpn, option::of(auth)).prop_map(
-        |(certificates, min_version, alpn, client_auth)| wire::ListenerTls { certificates, min_version, alpn, client_auth },
+        |(certificates, min_version, alpn, client_auth)| wire::ListenerTls {
+            certificates,
+            min_version,
+            alpn,
+            client_auth,
+        },
     );
     (name(), text(), tls).prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls) })
 }

@@ -247,8 +247,7 @@ mod tests {
     }
 
     fn turns(weights: &[u32]) -> Vec<u16> {
-        let endpoints: Vec<_> =
-            weights.iter().map(|&weight| Arc::new(endpoint(weight))).collect();
+        let endpoints: Vec<_> = weights.iter().map(|&weight| Arc::new(endpoint(weight))).collect();
         let mut faults = Faults::default();
         let schedule = schedule(&endpoints, &mut faults);
         assert!(faults.is_empty());

@@ -75,8 +75,7 @@ impl Links<'_, '_> {
             (None, Protocol::Http1)
         };
         let endpoint = place.endpoint(1, protocol, tls);
-        let key: Arc<str> =
-            format!("{}://{}{}", endpoint.scheme(), endpoint.authority, endpoint.base_path).into();
+        let key: Arc<str> = format!("{}://{}{}", endpoint.scheme(), endpoint.authority, endpoint.base_path).into();
         let make = || Inline { backend: Arc::new(backend::inline(endpoint)), uses: 0 };
         let inline = self.compiled.inline.get_or_insert_with(Arc::clone(&key), make);
         inline.uses += 1;

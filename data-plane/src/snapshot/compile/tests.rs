@@ -19,11 +19,7 @@ fn removal(kind: wire::Kind, name: &str) -> wire::Change {
 }
 
 fn listener(name: &str, address: &str) -> wire::Change {
-    change(Resource::Listener(wire::Listener {
-        name: name.to_owned(),
-        address: address.to_owned(),
-        tls: None,
-    }))
+    change(Resource::Listener(wire::Listener { name: name.to_owned(), address: address.to_owned(), tls: None }))
 }
 
 fn backend_message(name: &str, urls: &[&str]) -> wire::Backend {

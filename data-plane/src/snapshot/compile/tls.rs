@@ -97,12 +97,7 @@ pub(super) fn server(
         let hint = "name at least one: tls: {certificates: [web]}";
         faults.add_with_hint(fault::MISSING, "tls.certificates", "TLS needs a certificate", hint);
     }
-    let names = bounded(
-        &message.certificates,
-        LISTENER_CERTIFICATES_MAX,
-        format_args!("tls.certificates"),
-        faults,
-    );
+    let names = bounded(&message.certificates, LISTENER_CERTIFICATES_MAX, format_args!("tls.certificates"), faults);
     let names: Vec<(u32, &String)> = names.collect();
     let certificates: Vec<_> = names
         .into_iter()
