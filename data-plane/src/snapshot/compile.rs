@@ -16,7 +16,7 @@ mod tls;
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use rustygate_proto::v1 as wire;
 
 pub(crate) use self::links::Inline;
@@ -97,7 +97,7 @@ struct Draft<'a> {
 #[derive(Default)]
 struct Touched<'a> {
     /// Upserted, but faulty: routes that link to it are not at fault. By (kind, name).
-    broken: hashbrown::HashSet<(wire::Kind, &'a str)>,
+    broken: HashSet<(wire::Kind, &'a str)>,
     /// Those that were there before: the new one, or `None` if removed.
     certificates: HashMap<&'a str, Option<Arc<Certificate>>>,
     listeners: HashMap<&'a str, Option<()>>,
@@ -316,6 +316,7 @@ impl<'a> Draft<'a> {
     }
 
     fn add_routes(&mut self, changes: &[&'a wire::Change]) {
+        let mut conditions = HashSet::new();
         for change in changes {
             let Some(Some(wire::resource::Kind::Route(message))) = self.read(wire::Kind::Route, change) else {
                 continue;
@@ -324,6 +325,7 @@ impl<'a> Draft<'a> {
                 listeners: &self.next.listeners,
                 compiled: &mut self.next.compiled,
                 touched: &self.touched,
+                conditions: &mut conditions,
                 faults: &mut self.faults,
             };
             let route = Arc::new(rule::compile_route(&message, links));
