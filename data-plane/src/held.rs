@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
 };
 
@@ -22,7 +23,6 @@ use rustygate_proto::{
 const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
 
 /// One resource as it was sent.
-#[derive(Debug)]
 pub struct Resource {
     /// What it is.
     pub kind: Kind,
@@ -31,6 +31,13 @@ pub struct Resource {
     /// The encoded `Resource`; a copy of its own, so that it does not keep the chunk that it came in.
     pub bytes: Bytes,
     hash: ContentHash,
+}
+
+/// Without the bytes: there may be a secret in them.
+impl fmt::Debug for Resource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Resource").field("kind", &self.kind).field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A whole set of resources at one revision of one store.

@@ -1,6 +1,6 @@
 //! TLS, all that is decided before a byte moves: certificates as handshakes need them ([`certificate`]), which of them
 //! a client gets and on what terms ([`server`]), how endpoints are spoken to ([`client`]), how sessions are taken up
-//! again ([`tickets`]), and what an upstream is told of a client's certificate ([`identity`]).
+//! again ([`tickets`]), and what an upstream is told of a client's certificate ([`identity`](mod@identity)).
 //!
 //! Everything here is made when a snapshot is compiled; a connection takes it as it is. The one source of cryptography
 //! is *ring*, given to every configuration by hand: the process has no default.

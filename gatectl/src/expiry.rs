@@ -1,6 +1,6 @@
 //! When certificates end. A warning, never a fault: what is applied today must still be what can be brought back later.
 
-use rustygate_data_plane::tls::certificate::{Validity, describe};
+use rustygate_data_plane::tls::certificate::{Description, Validity, describe};
 use rustygate_proto::v1::{self as wire, resource};
 
 use crate::output::escape;
@@ -12,7 +12,7 @@ const DAY_SECONDS: i64 = 86_400;
 
 /// A certificate's names and when it can be used; `None` if it cannot be read.
 pub(crate) fn of(certificate: &wire::Certificate) -> Option<(Vec<String>, Validity)> {
-    let (names, validity) = describe(&certificate.chain).ok()?;
+    let Description { names, validity } = describe(&certificate.chain).ok()?;
     Some((names.iter().map(|name| name.to_string()).collect(), validity))
 }
 

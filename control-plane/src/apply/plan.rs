@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -51,7 +52,7 @@ pub enum Intent {
 }
 
 /// The content that a resource gets.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Content {
     /// Whose it is.
     pub owner: Arc<str>,
@@ -59,6 +60,13 @@ pub struct Content {
     pub hash: ContentHash,
     /// The encoded resource.
     pub body: Bytes,
+}
+
+/// Without the body: there may be a secret in it.
+impl fmt::Debug for Content {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Content").field("owner", &self.owner).field("hash", &self.hash).finish_non_exhaustive()
+    }
 }
 
 /// One difference.

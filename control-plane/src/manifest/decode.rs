@@ -176,7 +176,7 @@ fn reference(
     let name = text(faults, named)?;
     let what = if is_variable { "variable" } else { "file" };
     let document = faults.document;
-    let (code, message, hint) = match faults.references.find(Reference { document, is_variable, name: name.clone() }) {
+    let (code, message, hint) = match faults.references.find(&Reference { document, is_variable, name: name.clone() }) {
         Found::Bytes(bytes) => return Some(bytes.to_vec()),
         Found::TooMany => {
             let message = format!("the input refers to more than {REFERENCES_MAX} files and variables");

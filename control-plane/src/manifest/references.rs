@@ -62,13 +62,13 @@ impl References {
         Self { known: known.collect(), asked: HashMap::new() }
     }
 
-    pub(super) fn find(&mut self, reference: Reference) -> Found<'_> {
+    pub(super) fn find(&mut self, reference: &Reference) -> Found<'_> {
         let place = self.asked.len();
         let place = *self.asked.entry(reference.clone()).or_insert(place);
         if place >= REFERENCES_MAX {
             return Found::TooMany;
         }
-        match self.known.get(&reference) {
+        match self.known.get(reference) {
             Some(Outcome::Bytes(bytes)) if bytes.len() > CONTENT_BYTES_MAX => Found::Error(too_large()),
             Some(Outcome::Bytes(bytes)) => Found::Bytes(bytes),
             Some(Outcome::Error(error)) => Found::Error(error.clone()),

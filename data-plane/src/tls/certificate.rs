@@ -54,6 +54,15 @@ pub struct Validity {
     pub not_after: i64,
 }
 
+/// What can be told of a chain by reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// As in [`Certificate::names`].
+    pub names: Box<[Box<str>]>,
+    /// Of the whole chain.
+    pub validity: Validity,
+}
+
 /// Why a PEM text of certificates cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
@@ -152,7 +161,7 @@ impl Certificate {
     /// [`CertificateError`]
     pub fn new(name: &str, chain_pem: &str, key_pem: &[u8]) -> Result<Self, CertificateError> {
         let chain = chain(chain_pem)?;
-        let (names, validity) = inspect(&chain)?;
+        let Description { names, validity } = inspect(&chain)?;
         let key = private_key(key_pem)?;
         let content = {
             let parts = chain.iter().map(|der| &**der).chain([key.secret_der()]);
@@ -178,7 +187,7 @@ impl Certificate {
 ///
 /// # Errors
 /// [`ChainError`]
-pub fn describe(chain_pem: &str) -> Result<(Box<[Box<str>]>, Validity), ChainError> {
+pub fn describe(chain_pem: &str) -> Result<Description, ChainError> {
     inspect(&chain(chain_pem)?)
 }
 
@@ -227,7 +236,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|_| KeyError::Missing)
 }
 
-fn inspect(chain: &[CertificateDer<'_>]) -> Result<(Box<[Box<str>]>, Validity), ChainError> {
+fn inspect(chain: &[CertificateDer<'_>]) -> Result<Description, ChainError> {
     let mut names = Vec::new();
     let mut validity = Validity { not_before: i64::MIN, not_after: i64::MAX };
     for (index, der) in chain.iter().enumerate() {
@@ -241,7 +250,7 @@ fn inspect(chain: &[CertificateDer<'_>]) -> Result<(Box<[Box<str>]>, Validity), 
             names = names_of(&certificate)?;
         }
     }
-    Ok((names.into(), validity))
+    Ok(Description { names: names.into(), validity })
 }
 
 fn names_of(certificate: &X509Certificate<'_>) -> Result<Vec<Box<str>>, ChainError> {

@@ -10,7 +10,7 @@ use rustls::{
 };
 
 use super::{
-    certificate::{CertificateError, ChainError, KeyError, authorities, describe},
+    certificate::{CertificateError, ChainError, Description, KeyError, authorities, describe},
     server::{ClientAuth, Terms},
     *,
 };
@@ -281,7 +281,7 @@ fn a_chain_is_valid_as_long_as_all_of_it() {
     };
     let leaf = signed(day(2020, 1, 1), day(2040, 1, 1));
     let middle = signed(day(2021, 1, 1), day(2030, 1, 1));
-    let (_, validity) = describe(&format!("{leaf}{middle}")).expect("a chain");
+    let Description { validity, .. } = describe(&format!("{leaf}{middle}")).expect("a chain");
     assert_eq!(validity.not_before, day(2021, 1, 1).unix_timestamp());
     assert_eq!(validity.not_after, day(2030, 1, 1).unix_timestamp());
 }
@@ -339,4 +339,50 @@ fn an_identity_is_bounded_and_survives_rubbish() {
     assert!(!value.contains("Subject"));
     let rubbish = CertificateDer::from(b"rubbish".to_vec());
     assert_eq!(identity(&[rubbish]).expect("a hash").len(), "Hash=".len() + 64);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 2000, ..Default::default() })]
+
+    #[test]
+    fn no_bytes_of_a_certificate_make_it_panic(
+        damage in proptest::collection::vec((proptest::prelude::any::<usize>(), proptest::prelude::any::<u8>()), 1..8),
+        cut in proptest::option::of(0..600_usize),
+    ) {
+        let mut bytes = WHOLE.with(Vec::clone);
+        for (at, byte) in damage {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut.unwrap_or(usize::MAX));
+        let value = identity(&[CertificateDer::from(bytes.clone())]).expect("a certificate");
+        proptest::prop_assert!(crate::fields::is_field_value(value.as_bytes()) && value.len() <= identity::BYTES_MAX);
+        let encoded = base64_lines(&bytes);
+        let _ = describe(&format!("-----BEGIN CERTIFICATE-----\n{encoded}-----END CERTIFICATE-----\n"));
+    }
+}
+
+thread_local! {
+    /// A certificate with some of everything.
+    static WHOLE: Vec<u8> = {
+        let (chain, key) = Authority::new().sign(|params| {
+            params.subject_alt_names = dns(&["a.example", "*.b.example"]);
+            params.subject_alt_names.push(SanType::IpAddress(std::net::IpAddr::from([10, 0, 0, 1])));
+            params.subject_alt_names.push(SanType::URI(Ia5String::try_from("spiffe://a/b").expect("ASCII")));
+        });
+        Certificate::new("a", &chain, key.as_bytes()).expect("whole").key.cert[0].to_vec()
+    };
+}
+
+fn base64_lines(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0_usize, |word, byte| word << 8 | usize::from(*byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let is_there = digit <= chunk.len();
+            text.push(if is_there { char::from(DIGITS[word >> (18 - 6 * digit) & 63]) } else { '=' });
+        }
+    }
+    text + "\n"
 }

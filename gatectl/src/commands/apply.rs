@@ -2,7 +2,10 @@
 
 use rustygate_proto::v1 as wire;
 
-use super::change::{self, Made};
+use super::{
+    change::{self, Made},
+    goes_in_the_clear,
+};
 use crate::{
     cli::{ApplyArgs, Change, DeleteArgs, DiffArgs, Kind, RollbackArgs, TextFormat},
     client::Client,
@@ -20,8 +23,10 @@ pub(crate) async fn apply(screen: Screen, client: &Client, args: ApplyArgs) -> R
         return Err(Failure::new("the input is empty, and --prune would remove all that the owner has")
             .with_hint("if that is what you want, write `routes: []`"));
     }
+    let contents = input::contents(&documents);
+    warn_of_the_clear(screen, client, &contents);
     let request = wire::ApplyRequest {
-        contents: input::contents(&documents),
+        contents,
         documents,
         options: Some(options(&args.change)),
         owner: args.owner,
@@ -50,8 +55,10 @@ pub(crate) async fn rollback(screen: Screen, client: &Client, args: RollbackArgs
 /// Shows what an apply would change.
 pub(crate) async fn diff(screen: Screen, client: &Client, args: DiffArgs) -> Result<Exit, Failure> {
     let documents = input::read(&args.files.paths)?;
+    let contents = input::contents(&documents);
+    warn_of_the_clear(screen, client, &contents);
     let request = wire::ApplyRequest {
-        contents: input::contents(&documents),
+        contents,
         documents,
         options: Some(wire::ChangeOptions { dry_run: true, ..wire::ChangeOptions::default() }),
         owner: args.owner,
@@ -76,6 +83,13 @@ pub(crate) async fn diff(screen: Screen, client: &Client, args: DiffArgs) -> Res
     }
     change::warn_of_ends(screen, &response.diff);
     Ok(if response.diff.is_empty() { Exit::Success } else { Exit::Differs })
+}
+
+/// What was read from a file or a variable may be a secret.
+fn warn_of_the_clear(screen: Screen, client: &Client, contents: &[wire::Content]) {
+    if !contents.is_empty() && goes_in_the_clear(client.url()) {
+        screen.warn("what the files refer to travels without TLS; whoever can read the network can read the keys");
+    }
 }
 
 fn options(change: &Change) -> wire::ChangeOptions {

@@ -107,7 +107,7 @@ fn a_faulty_certificate_is_one_fault_however_many_use_it() {
             ..route_message("r", prefix("/"), to("b"))
         })),
     ];
-    let all = [&users[..], &[mismatch.clone()]].concat();
+    let all = [&users[..], std::slice::from_ref(&mismatch)].concat();
     assert_eq!(told(&faults(&Snapshot::default(), &all)), [(fault::BAD_KEY, "a", "key")]);
     let snapshot = start(&[&users[..], &[certificate("a")]].concat());
     assert_eq!(told(&faults(&snapshot, &[mismatch])), [(fault::BAD_KEY, "a", "key")]);
