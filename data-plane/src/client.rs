@@ -66,6 +66,8 @@ enum Next {
 /// How much longer a connection may go on.
 #[derive(Debug)]
 struct Life {
+    /// It has sent nothing yet.
+    fresh: bool,
     requests_left: Option<u64>,
     ends: Option<Instant>,
 }
@@ -75,6 +77,7 @@ impl Life {
         // Connections that came together must not all come again together.
         let shorter = |age: Duration| age.mul_f64(1.0 - fastrand::f64() / 10.0);
         Self {
+            fresh: true,
             requests_left: policy.requests_per_connection_max,
             ends: policy.connection_age_max.map(|age| Instant::now() + shorter(age)),
         }
@@ -122,15 +125,13 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
         },
     };
     let mut life = Life::begin(&worker.shared.policy);
-    let mut fresh = true;
     if stream.agreed_on(b"h2") {
         return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
     }
-    while await_request(&worker, &stream, &mut timer, fresh).await {
+    while await_request(&worker, &stream, &mut timer, life.fresh).await {
         let mut scratch = worker.lend();
-        let next =
-            serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life, fresh).await;
-        fresh = false;
+        let next = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life).await;
+        life.fresh = false;
         match next {
             Next::After(After::Close) => linger(&mut stream, &mut scratch, &mut timer).await,
             Next::After(_) => {}
@@ -163,15 +164,13 @@ async fn shake_hands(
     timer: &mut Timer,
 ) -> Option<(Stream, tls::Accepted)> {
     let gauges = &worker.shared.metrics.gauges;
-    match timer.within(worker.shared.policy.head_timeout, server.accept(&mut tcp)).await {
+    match timer.within(worker.shared.policy.tls_handshake_timeout, server.accept(&mut tcp)).await {
         Ok(Ok((session, accepted))) => return Some((Stream::with_tls(tcp, session), accepted)),
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
             gauges.handshakes_failed.fetch_add(1, Relaxed);
         }
-        Err(_) => {
-            gauges.handshakes_timed_out.fetch_add(1, Relaxed);
-        }
+        Err(_) => worker.count_limit(Some(Limit::TlsHandshakeTime)),
     }
     None
 }
@@ -208,7 +207,6 @@ async fn serve_requests(
     listener: &ListenerState,
     timer: &mut Timer,
     life: &mut Life,
-    mut fresh: bool,
 ) -> Next {
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } =
         scratch;
@@ -223,7 +221,7 @@ async fn serve_requests(
         let mut deadline = None;
         let Source::Http1 { input, .. } = &mut client.input else { return Next::Http2 };
         let parsed = loop {
-            if !std::mem::take(&mut fresh) || !http2::begins(input.buffer) {
+            if !std::mem::take(&mut life.fresh) || !http2::begins(input.buffer) {
                 let buffered = input.buffer.len();
                 let parsed = request.parse(input.buffer);
                 match parsed.and_then(|parsed| within_bounds(parsed, buffered, request, policy)) {
@@ -235,7 +233,7 @@ async fn serve_requests(
                 return Next::Http2;
             } else {
                 // Nothing, or the beginning of either.
-                fresh = true;
+                life.fresh = true;
             }
             let filled = match deadline {
                 // What has come is read without asking the clock; usually it is a whole head.

@@ -178,11 +178,10 @@ pub async fn attempt(
     };
     match down {
         Down::Answered { reusable, keep_alive } => {
-            if reusable && !plan.upgrade && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty() {
-                if let Link::Http1(stream) = link {
-                    let now = record.ended.unwrap_or_else(Instant::now);
-                    pool.keep(stream, address, now, x.response.connection.keep_alive_time);
-                }
+            let clean = reusable && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty();
+            if let (Link::Http1(stream), true, false) = (link, clean, plan.upgrade) {
+                let now = record.ended.unwrap_or_else(Instant::now);
+                pool.keep(stream, address, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),

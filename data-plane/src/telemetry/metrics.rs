@@ -122,8 +122,6 @@ pub struct Gauges {
     pub refused: AtomicU64,
     /// TLS handshakes of clients that failed.
     pub handshakes_failed: AtomicU64,
-    /// TLS handshakes of clients that were not done in time.
-    pub handshakes_timed_out: AtomicU64,
     /// How often clients ran into each bound.
     pub limits: Hits,
     /// Access log lines dropped because the log could not be written fast enough.
@@ -255,11 +253,6 @@ impl Collector for RequestCollector {
             ("rustygate_client_connections_accepted", "Client connections accepted", &gauges.accepted),
             ("rustygate_client_connections_refused", "Client connections over a bound", &gauges.refused),
             ("rustygate_tls_handshakes_failed", "TLS handshakes of clients that failed", &gauges.handshakes_failed),
-            (
-                "rustygate_tls_handshakes_timed_out",
-                "TLS handshakes of clients that were not done in time",
-                &gauges.handshakes_timed_out,
-            ),
             ("rustygate_access_log_dropped", "Access log lines that were not written", &gauges.log_dropped),
         ] {
             let counter = ConstCounter::new(value.load(Relaxed));

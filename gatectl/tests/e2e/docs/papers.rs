@@ -71,7 +71,8 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 29] = [
+const ERRORS: [ProxyError; 30] = [
+    ProxyError::Misdirected,
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),
     ProxyError::RequestBodyTimeout,
