@@ -45,6 +45,10 @@ pub enum ProxyError {
     UpstreamProtocol,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// As many requests to the backend are under way, and as many wait, as its limits have it.
+    CircuitOpen,
+    /// As many requests to the backend are under way as its limits have it, and the request's turn did not come in time.
+    UpstreamOverloaded,
     /// The gateway has as many connections as it may.
     Overloaded,
 }
@@ -64,7 +68,7 @@ impl ProxyError {
             Self::RequestTimeout => 408,
             Self::ClientGone | Self::ClientStalled => 499,
             Self::NoRoute => 404,
-            Self::NotReady | Self::NoEndpoint | Self::Overloaded => 503,
+            Self::NotReady | Self::NoEndpoint | Self::CircuitOpen | Self::UpstreamOverloaded | Self::Overloaded => 503,
             Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
             Self::UpstreamConnectTimeout | Self::UpstreamTimeout => 504,
         }
@@ -101,14 +105,23 @@ impl ProxyError {
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::CircuitOpen => "circuit_open",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::Overloaded => "overloaded",
         }
     }
 
-    /// Whether nothing was sent to an upstream, so that any request may be tried again.
+    /// Whether it says something about the endpoint that was tried.
     #[must_use]
-    pub fn before_sending(self) -> bool {
-        matches!(self, Self::UpstreamConnect | Self::UpstreamConnectTimeout)
+    pub fn is_upstream_failure(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamConnect
+                | Self::UpstreamConnectTimeout
+                | Self::UpstreamClosed
+                | Self::UpstreamProtocol
+                | Self::UpstreamTimeout
+        )
     }
 
     /// One sentence for the client.
@@ -131,6 +144,7 @@ impl ProxyError {
             Self::UpstreamClosed => "the service closed the connection before it answered".into(),
             Self::UpstreamProtocol => "the service sent an invalid answer".into(),
             Self::UpstreamTimeout => "the service did not answer in time".into(),
+            Self::CircuitOpen | Self::UpstreamOverloaded => "the service has as many requests as it may".into(),
             Self::Overloaded => "the gateway has too many connections".into(),
         }
     }

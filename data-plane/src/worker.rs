@@ -64,7 +64,7 @@ pub struct Shared {
     pub snapshot: Arc<SnapshotCell>,
     /// Where counts are scraped from.
     pub metrics: Arc<RequestMetrics>,
-    /// Which endpoints are down.
+    /// What the workers share of upstreams.
     pub health: Arc<Health>,
     /// See there.
     pub policy: Policy,
@@ -155,10 +155,10 @@ impl Worker {
         };
         let (unrouted, overflow) = (named("none"), named(OVERFLOW));
         Self {
+            upstreams: Upstreams::new(Arc::clone(&shared.health)),
             shared,
             unrouted,
             overflow,
-            upstreams: Upstreams::default(),
             log,
             date: DateCache::default(),
             series: RefCell::default(),

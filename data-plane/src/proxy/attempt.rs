@@ -23,7 +23,7 @@ use crate::{
     snapshot::{Endpoint, Rule, WeightedBackend},
     stream::{self, Pressure},
     timer::Timer,
-    upstream::{EndpointState, RetryBudget},
+    upstream::{EndpointState, Retrying},
 };
 
 /// What was decided for a request before the first try.
@@ -76,7 +76,7 @@ pub async fn attempt(
     endpoint: &Endpoint,
     pool: &Rc<EndpointState>,
     fresh: bool,
-    retry_budget: Option<&RetryBudget>,
+    retrying: &Retrying<'_>,
 ) -> Result<After, Failure> {
     let timeouts = plan.rule.timeouts;
     let mut connection = match if fresh || plan.upgrade { None } else { pool.reuse(record.started) } {
@@ -103,6 +103,13 @@ pub async fn attempt(
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
     let flow = Flow::begin(timeouts, record.started, try_started, x.request.framing != Framing::Empty);
     flow.replayable.set(upload.can_replay());
+    if timeouts.per_try.is_none()
+        && x.request.framing == Framing::Empty
+        && !plan.upgrade
+        && retrying.watches_for_hangs()
+    {
+        flow.watch_for_hang(try_started + timeouts.total / 2);
+    }
     let outcome = {
         let pressure = Pressure::default();
         let (from_upstream, to_upstream) =
@@ -116,10 +123,10 @@ pub async fn attempt(
             plan,
             record,
             worker: x.worker,
-            retry_budget,
+            retrying,
         };
         let uplink = uplink(&mut x.client.input, to_upstream, upload, &flow);
-        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure]).await
+        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure], retrying).await
     };
     let down = match outcome {
         Outcome::Down(down) => down,
@@ -187,6 +194,7 @@ async fn race(
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
+    retrying: &Retrying<'_>,
 ) -> Outcome {
     let mut downlink = pin!(downlink);
     let mut uplink = pin!(uplink);
@@ -198,7 +206,7 @@ async fn race(
             return Poll::Ready(Outcome::Stop(stop));
         }
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
-            if !flow.extend(client, upstream) {
+            if !flow.extend(client, upstream, || retrying.endpoint_hangs()) {
                 return Poll::Ready(Outcome::Expired);
             }
         }

@@ -39,6 +39,8 @@ pub struct Flow {
     pub replayable: Cell<bool>,
     /// How long a response may make no progress, once its head is there.
     stall: Cell<Option<Duration>>,
+    /// The deadline that holds if the present one finds the endpoint answering others.
+    patient: Cell<Option<Instant>>,
     /// The client took nothing for a whole deadline already.
     waited_for_client: Cell<bool>,
 }
@@ -56,6 +58,7 @@ impl Flow {
             head_sent: Cell::new(false),
             replayable: Cell::new(true),
             stall: Cell::new(None),
+            patient: Cell::new(None),
             waited_for_client: Cell::new(false),
         };
         match timeouts.per_try {
@@ -64,6 +67,15 @@ impl Flow {
             None => {}
         }
         flow
+    }
+
+    /// By that time is asked whether the endpoint hangs; if it does not, the deadline stays what it is now.
+    pub fn watch_for_hang(&self, at: Instant) {
+        let deadline = self.deadline.get();
+        if at < deadline {
+            self.patient.set(Some(deadline));
+            self.deadline.set(at);
+        }
     }
 
     /// When this try must have come further.
@@ -83,13 +95,20 @@ impl Flow {
     /// The head of the response is there. A stream may be silent for long; another body may not.
     pub fn response_begun(&self, stream: bool, now: Instant) {
         let stall = if stream { self.timeouts.idle } else { self.timeouts.total.min(self.timeouts.idle) };
+        self.patient.set(None);
         self.stall.set(Some(stall));
         self.deadline.set(now + stall);
     }
 
     /// The deadline has passed. It moves on if one side took something meanwhile, or if it is the client who takes
     /// nothing: that one has the idle time, whatever kind of response it is. False if the time is up.
-    pub fn extend(&self, client: &Pressure, upstream: &Pressure) -> bool {
+    pub fn extend(&self, client: &Pressure, upstream: &Pressure, hangs: impl Fn() -> bool) -> bool {
+        if let Some(deadline) = self.patient.take()
+            && !hangs()
+        {
+            self.deadline.set(deadline);
+            return true;
+        }
         let (client_moved, upstream_moved) = (client.take_moved(), upstream.take_moved());
         let committed = self.stall.get().is_some();
         if (client_moved && committed) || (upstream_moved && self.upload.get() != UploadState::Done) {
@@ -106,7 +125,7 @@ impl Flow {
 
     /// Whether there is time for another try.
     pub fn has_time(&self, span: Duration) -> bool {
-        Instant::now() + span < self.deadline.get()
+        Instant::now() + span < self.patient.get().unwrap_or_else(|| self.deadline.get())
     }
 
     /// A byte went one way or the other.
