@@ -73,6 +73,12 @@ impl Health {
         Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// The same as a point in time of the process.
+    #[must_use]
+    pub fn instant(&self, moment: Moment) -> Instant {
+        self.epoch + Duration::from_millis(moment.0.saturating_sub(1))
+    }
+
     /// The state of a backend and, in their order, of its endpoints. Takes a lock; a worker asks once for each backend
     /// that a push changed.
     #[must_use]

@@ -212,7 +212,7 @@ async fn send(
         let now = if record.tries == 0 { record.started } else { Instant::now() };
         let call = upstream::choose(backend, &state, &view, affinity, &tried, upstreams, now);
         let call = call.ok_or(ProxyError::NoEndpoint)?;
-        let (current, answers_before, pool) = (call.index(), call.answers_before(), Rc::clone(call.pool()));
+        let (current, pool) = (call.index(), Rc::clone(call.pool()));
         let endpoint = &backend.endpoints[current];
         record.tries += 1;
         // What was under way there before is over.
@@ -224,7 +224,6 @@ async fn send(
             state: &state,
             view: &view,
             current,
-            answers_before,
             tried: &tried,
             upstreams,
             idempotent,

@@ -93,6 +93,11 @@ impl Upstreams {
         self.health.moment(now)
     }
 
+    /// The same as a point in time of the process.
+    pub fn instant(&self, moment: Moment) -> Instant {
+        self.health.instant(moment)
+    }
+
     fn endpoint(&self, endpoint: &Endpoint) -> Rc<EndpointState> {
         let mut endpoints = self.endpoints.borrow_mut();
         Rc::clone(endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(EndpointState::new(endpoint))))

@@ -157,8 +157,8 @@ pub struct Member {
     pub checks: Arc<Checks>,
     joined: Moment,
     in_flight: AtomicU32,
-    /// Heads of answers, so that silence can be told.
-    answers: AtomicU32,
+    /// When it last began an answer, so that silence can be told.
+    last_answer: AtomicU64,
     /// Microseconds as an `f32`, and the low half of the moment of the last sample.
     latency: AtomicU64,
     consecutive_5xx: AtomicU32,
@@ -177,7 +177,7 @@ impl Member {
             checks,
             joined,
             in_flight: AtomicU32::new(0),
-            answers: AtomicU32::new(0),
+            last_answer: AtomicU64::new(0),
             latency: AtomicU64::new(0),
             consecutive_5xx: AtomicU32::new(0),
             consecutive_gateway_errors: AtomicU32::new(0),
@@ -222,10 +222,10 @@ impl Member {
         group.load.fetch_sub(1, Relaxed);
     }
 
-    /// How many answers it has begun.
+    /// When it last began an answer, to any worker.
     #[must_use]
-    pub fn answers(&self) -> u32 {
-        self.answers.load(Relaxed)
+    pub fn last_answer(&self) -> Moment {
+        Moment(self.last_answer.load(Relaxed))
     }
 
     /// Which share of its weight it has: less than 1 for so long after it joined or recovered.
@@ -255,7 +255,7 @@ impl Member {
 
     /// It began an answer with this status.
     pub fn answered(&self, status: u16, latency: Duration, now: Moment) -> Outcome {
-        self.answers.fetch_add(1, Relaxed);
+        self.last_answer.store(now.0, Relaxed);
         let gateway_error = matches!(status, 502..=504);
         self.sample(if gateway_error { latency.max(FAILURE_LATENCY) } else { latency }, now);
         if !(500..=599).contains(&status) {

@@ -103,12 +103,13 @@ pub async fn attempt(
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
     let flow = Flow::begin(timeouts, record.started, try_started, x.request.framing != Framing::Empty);
     flow.replayable.set(upload.can_replay());
+    let silence = timeouts.total / 2;
     if timeouts.per_try.is_none()
         && x.request.framing == Framing::Empty
         && !plan.upgrade
         && retrying.watches_for_hangs()
     {
-        flow.watch_for_hang(try_started + timeouts.total / 2);
+        flow.watch_for_hang(try_started + silence);
     }
     let outcome = {
         let pressure = Pressure::default();
@@ -126,7 +127,10 @@ pub async fn attempt(
             retrying,
         };
         let uplink = uplink(&mut x.client.input, to_upstream, upload, &flow);
-        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure], retrying).await
+        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure], || {
+            retrying.ask_again(try_started, silence)
+        })
+        .await
     };
     let down = match outcome {
         Outcome::Down(down) => down,
@@ -194,7 +198,7 @@ async fn race(
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
-    retrying: &Retrying<'_>,
+    ask_again: impl Fn() -> Option<Instant>,
 ) -> Outcome {
     let mut downlink = pin!(downlink);
     let mut uplink = pin!(uplink);
@@ -206,7 +210,7 @@ async fn race(
             return Poll::Ready(Outcome::Stop(stop));
         }
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
-            if !flow.extend(client, upstream, || retrying.endpoint_hangs()) {
+            if !flow.extend(client, upstream, &ask_again) {
                 return Poll::Ready(Outcome::Expired);
             }
         }

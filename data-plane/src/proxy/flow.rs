@@ -39,7 +39,7 @@ pub struct Flow {
     pub replayable: Cell<bool>,
     /// How long a response may make no progress, once its head is there.
     stall: Cell<Option<Duration>>,
-    /// The deadline that holds if the present one finds the endpoint answering others.
+    /// The deadline that holds unless the endpoint is found to hang; the present one is when that is asked.
     patient: Cell<Option<Instant>>,
     /// The client took nothing for a whole deadline already.
     waited_for_client: Cell<bool>,
@@ -69,7 +69,7 @@ impl Flow {
         flow
     }
 
-    /// By that time is asked whether the endpoint hangs; if it does not, the deadline stays what it is now.
+    /// At that time is asked whether the endpoint hangs; as long as it does not, the deadline stays what it is now.
     pub fn watch_for_hang(&self, at: Instant) {
         let deadline = self.deadline.get();
         if at < deadline {
@@ -102,11 +102,12 @@ impl Flow {
 
     /// The deadline has passed. It moves on if one side took something meanwhile, or if it is the client who takes
     /// nothing: that one has the idle time, whatever kind of response it is. False if the time is up.
-    pub fn extend(&self, client: &Pressure, upstream: &Pressure, hangs: impl Fn() -> bool) -> bool {
+    pub fn extend(&self, client: &Pressure, upstream: &Pressure, ask_again: impl Fn() -> Option<Instant>) -> bool {
         if let Some(deadline) = self.patient.take()
-            && !hangs()
+            && let Some(later) = ask_again()
         {
             self.deadline.set(deadline);
+            self.watch_for_hang(later);
             return true;
         }
         let (client_moved, upstream_moved) = (client.take_moved(), upstream.take_moved());

@@ -13,8 +13,6 @@ pub struct Call {
     view: Rc<View>,
     index: usize,
     begun: Instant,
-    /// How many answers the endpoint had begun before.
-    answers: u32,
     /// The sticky cookie that the client is to have, if it has another or none.
     pub cookie: Option<u32>,
     judged: Cell<bool>,
@@ -22,10 +20,9 @@ pub struct Call {
 
 impl Call {
     pub(super) fn begin(view: &Rc<View>, index: usize, cookie: Option<u32>, now: Instant) -> Self {
-        let mut call = Self { view: Rc::clone(view), index, begun: now, answers: 0, cookie, judged: Cell::new(false) };
+        let call = Self { view: Rc::clone(view), index, begun: now, cookie, judged: Cell::new(false) };
         if let Some(member) = call.rival() {
             member.begin(&call.view.group);
-            call.answers = member.answers();
         }
         call
     }
@@ -67,12 +64,6 @@ impl Call {
         let (Some(terms), false) = (&self.view.outlier_detection, self.judged.replace(true)) else { return };
         let members = self.view.seats.iter().map(|seat| &*seat.member);
         self.view.seats[self.index].member.judge(outcome, terms, &self.view.group, members, upstreams.moment(now));
-    }
-
-    /// How many answers the endpoint had begun, to any worker, when this try began.
-    #[must_use]
-    pub fn answers_before(&self) -> u32 {
-        self.answers
     }
 }
 

@@ -28,8 +28,6 @@ pub struct Retrying<'r> {
     pub view: &'r Rc<View>,
     /// The one that is tried now.
     pub current: usize,
-    /// How many answers it had begun before.
-    pub answers_before: u32,
     /// Those that were tried before.
     pub tried: &'r Tried,
     /// Who serves.
@@ -61,12 +59,19 @@ impl Retrying<'_> {
         self.idempotent && self.retry.on_timeout && self.has_attempts() && self.view.seats.len() > 1
     }
 
-    /// Whether the endpoint has begun no answer to anyone since this try began, while others wait for one as well, and
-    /// there is another one to go to. One that answers others does not hang: then it is the request that takes long.
+    /// `None` if the endpoint hangs: it began no answer to anyone for so long, not since this try began, while others wait
+    /// for one as well, and there is another one to go to. Otherwise, when to ask again. One that answers others does not
+    /// hang: then it is the request that takes long.
     #[must_use]
-    pub fn endpoint_hangs(&self) -> bool {
+    pub fn ask_again(&self, begun: Instant, silence: Duration) -> Option<Instant> {
         let member = &self.view.seats[self.current].member;
-        member.in_flight() > 1 && member.answers() == self.answers_before && self.has_another()
+        let silent_since = self.upstreams.instant(member.last_answer()).max(begun);
+        let now = Instant::now();
+        if now < silent_since + silence {
+            return Some(silent_since + silence);
+        }
+        let hangs = member.in_flight() > 1 && self.has_another();
+        (!hangs).then(|| now + silence)
     }
 
     /// Whether an answer is held back for that of another try, within so much time; pays for it.

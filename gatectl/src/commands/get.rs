@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use rustygate_control_plane::manifest;
-use rustygate_proto::v1::{self as wire, Kind, backend_ref, endpoint_health::State, load_balancing::Policy, path_match, resource, value_match};
+use rustygate_proto::v1::{
+    self as wire, Kind, backend_ref, endpoint_health::State, load_balancing::Policy, path_match, resource, value_match,
+};
 
 use crate::{
     cli::{DataFormat, GetArgs, KindOrAll},
@@ -142,9 +144,8 @@ fn health(backend: &wire::Backend, proxies: &[wire::Proxy]) -> String {
 fn trouble(endpoint: &wire::Endpoint, backend: &wire::Backend, proxy: &wire::Proxy) -> Option<String> {
     let authority = authority(&endpoint.url)?;
     let mut unhealthy = proxy.health.iter().flat_map(|report| &report.unhealthy);
-    let found = unhealthy.find(|health| {
-        health.endpoint == authority && (health.backend.is_empty() || health.backend == backend.name)
-    })?;
+    let found = unhealthy
+        .find(|health| health.endpoint == authority && (health.backend.is_empty() || health.backend == backend.name))?;
     let state = match found.state() {
         State::Down => "down",
         State::Ejected => "ejected",
@@ -295,7 +296,7 @@ mod tests {
             proxy("gone", false, vec![unhealthy("", "10.0.0.1:8002", State::Down)]),
         ];
         insta::assert_snapshot!(tables(&all, &proxies, Paint { on: false }), @r"
-        BACKEND  ENDPOINTS                                       HEALTH                              POLICY         OWNER    REVISION
+        BACKEND  ENDPOINTS                                       HEALTH                               POLICY         OWNER    REVISION
         users    http://10.0.0.1:8002, http://10.0.0.2:8002 (2)  a: 2/2, b: 1/2 (10.0.0.2:8002 down)  least_request  default  3
 
         ROUTE  HOSTS  MATCHES                                           BACKENDS                          PLUGINS  OWNER    REVISION
