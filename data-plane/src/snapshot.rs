@@ -161,7 +161,8 @@ pub struct Endpoint {
 pub enum Policy {
     /// In turn, by weight.
     RoundRobin,
-    /// Of two different endpoints chosen at random by weight, the one with fewer requests under way for its weight.
+    /// Of two different endpoints, the next in turn and one at random, both by weight, the one with fewer requests under
+    /// way for its weight.
     #[default]
     LeastRequest,
     /// Of two chosen likewise, the one with the lower peak-sensitive moving average of the latency, times the requests

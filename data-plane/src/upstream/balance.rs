@@ -167,9 +167,10 @@ impl Choice<'_> {
         Some(endpoint(slot))
     }
 
-    /// Of two different good ones, drawn by weight, the one with the lower load; the one drawn first if that is the same.
+    /// Of two different good ones, the next in turn and another at random, the one with the lower load; the one in turn if
+    /// that is the same. So idle endpoints take turns, and busy ones are compared as by two choices at random.
     fn better_of_two(&self, good: &dyn Fn(usize) -> bool, load: &dyn Fn(usize) -> f32) -> Option<usize> {
-        let one = self.draw(good)?;
+        let one = self.in_turn(good)?;
         let Some(other) = self.draw(&|index| index != one && good(index)) else { return Some(one) };
         Some(if load(other) < load(one) { other } else { one })
     }

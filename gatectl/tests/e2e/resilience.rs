@@ -186,7 +186,7 @@ async fn one_of_three_hangs_is_slow_is_unavailable_and_is_killed_and_no_request_
 
 /// The same with nothing configured. Each ejection lasts 10 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes 40 s"]
+#[ignore = "takes 30 s"]
 async fn with_all_defaults_no_request_fails_either() {
     one_of_three_fails("").await;
 }
@@ -422,6 +422,11 @@ async fn checks_of_each_type_tell_who_is_well_and_everyone_is_told() {
         let metrics = gateway.metrics(0).await;
         let line = format!("rustygate_endpoint_healthy{{backend=\"web\",endpoint=\"{bad_addr}\"}} 0\n");
         assert!(metrics.contains(&line), "{metrics}");
+        let status = gateway.gatectl(&["status", "-o", "json"]).await;
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("JSON");
+        let unhealthy = status["proxies"][0]["unhealthy"].as_array().expect("a list");
+        assert_eq!(unhealthy.len(), 3, "{unhealthy:?}");
+        assert!(unhealthy.iter().all(|one| one["state"] == "down" && one["backend"].is_null()), "{unhealthy:?}");
         gateway.apply(&yaml.replace("SERVICE", "shop")).await;
         told(gateway, &["proxy-0: 1/1"]).await;
         // Another proxy that joins, and a control plane that comes back, are told the whole.

@@ -16,13 +16,19 @@ use super::{found, names, read, root, rows, sources};
 use crate::harness::gatectl;
 
 /// A field that nothing has, in each kind of mapping: the hint of the fault names those that it has.
-const MAPPINGS: [(&str, &str); 15] = [
+const MAPPINGS: [(&str, &str); 21] = [
     ("Document", "zzzzzz: 1"),
     ("Listener", "listeners: [{zzzzzz: 1}]"),
     ("Backend", "backends: [{zzzzzz: 1}]"),
     ("Endpoint", "backends: [{name: b, endpoints: [{zzzzzz: 1}]}]"),
     ("load_balancing", "backends: [{name: b, endpoints: [u], load_balancing: {zzzzzz: 1}}]"),
     ("health_check", "backends: [{name: b, endpoints: [u], health_check: {zzzzzz: 1}}]"),
+    ("What is hashed", "routes: [{backend: b, sticky_split: {zzzzzz: 1}}]"),
+    ("sticky", "backends: [{name: b, endpoints: [u], load_balancing: {sticky: {zzzzzz: 1}}}]"),
+    ("outlier_detection", "backends: [{name: b, endpoints: [u], outlier_detection: {zzzzzz: 1}}]"),
+    ("limits", "backends: [{name: b, endpoints: [u], limits: {zzzzzz: 1}}]"),
+    ("retry_budget", "backends: [{name: b, endpoints: [u], retry_budget: {zzzzzz: 1}}]"),
+    ("backoff", "routes: [{backend: b, retry: {backoff: {zzzzzz: 1}}}]"),
     ("Plugin", "plugins: [{zzzzzz: 1}]"),
     ("Route", "routes: [{zzzzzz: 1}]"),
     ("Rule", "routes: [{rules: [{zzzzzz: 1}]}]"),
@@ -66,7 +72,7 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 25] = [
+const ERRORS: [ProxyError; 27] = [
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TargetTooLong),
     ProxyError::BadHead(HeadError::Version),
@@ -90,6 +96,8 @@ const ERRORS: [ProxyError; 25] = [
     ProxyError::UpstreamClosed,
     ProxyError::UpstreamProtocol,
     ProxyError::UpstreamTimeout,
+    ProxyError::CircuitOpen,
+    ProxyError::UpstreamOverloaded,
     ProxyError::Overloaded,
     ProxyError::BadHead(HeadError::ContentLength),
 ];
