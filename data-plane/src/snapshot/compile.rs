@@ -17,7 +17,7 @@ mod target;
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use rustygate_proto::v1 as wire;
 
 pub(crate) use self::links::Inline;
@@ -90,7 +90,7 @@ struct Draft<'a> {
 #[derive(Default)]
 struct Touched<'a> {
     /// Upserted, but faulty: routes that link to it are not at fault. By (kind, name).
-    broken: hashbrown::HashSet<(wire::Kind, &'a str)>,
+    broken: HashSet<(wire::Kind, &'a str)>,
     /// Those that were there before: the new one, or `None` if removed.
     listeners: HashMap<&'a str, Option<()>>,
     backends: HashMap<&'a str, Option<Arc<Backend>>>,
@@ -216,6 +216,7 @@ impl<'a> Draft<'a> {
     }
 
     fn add_routes(&mut self, changes: &[&'a wire::Change]) {
+        let mut conditions = HashSet::new();
         for change in changes {
             let Some(Some(wire::resource::Kind::Route(message))) = self.read(wire::Kind::Route, change) else {
                 continue;
@@ -224,6 +225,7 @@ impl<'a> Draft<'a> {
                 listeners: &self.next.listeners,
                 compiled: &mut self.next.compiled,
                 touched: &self.touched,
+                conditions: &mut conditions,
                 faults: &mut self.faults,
             };
             let route = Arc::new(rule::compile_route(&message, links));
