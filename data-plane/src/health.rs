@@ -13,7 +13,10 @@ mod probe;
 mod report;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,6 +40,8 @@ pub struct Health {
     /// The same on the wall clock, as it was then.
     epoch_unix_ms: u64,
     known: Mutex<Known>,
+    /// Something became unhealthy since the last report.
+    stirred: Arc<AtomicBool>,
     report: watch::Sender<Arc<wire::HealthReport>>,
 }
 
@@ -59,6 +64,7 @@ impl Default for Health {
             epoch: Instant::now(),
             epoch_unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
             known: Mutex::default(),
+            stirred: Arc::default(),
             report: watch::Sender::default(),
         }
     }
@@ -95,7 +101,9 @@ impl Health {
         let joined = if fresh { Moment::NEVER } else { now };
         let members = backend.endpoints.iter().map(|endpoint| {
             let member = entry.members.entry(endpoint.id).or_insert_with(|| {
-                let checks = checks.entry(endpoint.id).or_insert_with(|| Arc::new(Checks::new(endpoint)));
+                let checks = checks
+                    .entry(endpoint.id)
+                    .or_insert_with(|| Arc::new(Checks::new(endpoint, Arc::clone(&self.stirred))));
                 Arc::new(Member::new(Arc::clone(checks), joined))
             });
             Arc::clone(member)
@@ -111,7 +119,12 @@ impl Health {
     }
 
     fn checks(&self, endpoint: &Endpoint) -> Arc<Checks> {
-        Arc::clone(self.known().checks.entry(endpoint.id).or_insert_with(|| Arc::new(Checks::new(endpoint))))
+        Arc::clone(
+            self.known()
+                .checks
+                .entry(endpoint.id)
+                .or_insert_with(|| Arc::new(Checks::new(endpoint, Arc::clone(&self.stirred)))),
+        )
     }
 
     /// Forgets what neither the snapshot nor a worker has any more.

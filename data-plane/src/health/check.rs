@@ -42,6 +42,10 @@ pub async fn check_all(health: Arc<Health>, cell: Arc<SnapshotCell>, mut changes
             let snapshot = cell.load();
             if snapshot.revision != revision {
                 revision = snapshot.revision;
+                // Those that are checked are shown from the start, not from their first request on.
+                for backend in snapshot.backends().filter(|backend| backend.health_check.is_some()) {
+                    let _ = health.group(backend);
+                }
                 adjust(&health, &mut checkers, wanted(&snapshot));
             }
             if forgot.elapsed() >= FORGET_INTERVAL {

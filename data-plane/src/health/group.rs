@@ -52,13 +52,15 @@ pub struct Checks {
     up: AtomicBool,
     /// When that changed last.
     changed: AtomicU64,
+    /// Set when it goes down, for whoever reports.
+    stirred: Arc<AtomicBool>,
     /// Checks that were answered well, and others.
     pub(super) good: AtomicU64,
     pub(super) bad: AtomicU64,
 }
 
 impl Checks {
-    pub(super) fn new(endpoint: &Endpoint) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, stirred: Arc<AtomicBool>) -> Self {
         let host = &endpoint.host;
         let authority = if host.contains(':') {
             format!("[{host}]:{}", endpoint.port)
@@ -70,6 +72,7 @@ impl Checks {
             checked: AtomicBool::new(false),
             up: AtomicBool::new(true),
             changed: AtomicU64::new(0),
+            stirred,
             good: AtomicU64::new(0),
             bad: AtomicU64::new(0),
         }
@@ -84,6 +87,7 @@ impl Checks {
     pub(super) fn set(&self, up: bool, now: Moment) {
         if self.up.swap(up, Relaxed) != up {
             self.changed.store(now.0, Relaxed);
+            self.stirred.store(true, Release);
         }
     }
 
@@ -327,6 +331,7 @@ impl Member {
         self.ejected_until.store(now.plus(span).0, Relaxed);
         self.consecutive_5xx.store(0, Relaxed);
         self.consecutive_gateway_errors.store(0, Relaxed);
+        self.checks.stirred.store(true, Release);
         tracing::warn!(
             backend = &*group.name,
             endpoint = &*self.checks.authority,

@@ -1,6 +1,9 @@
 //! What others are told of upstreams: the control plane, and whoever scrapes the metrics.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::Ordering::{Acquire, Relaxed},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -21,6 +24,11 @@ const SAMPLES_MAX: usize = 10_000;
 impl Health {
     /// Puts a new report up if anything changed.
     pub(super) fn update_report(&self) {
+        // As long as all are well there is nothing to look at, however many there are.
+        let quiet = !self.stirred.swap(false, Acquire) && self.report.borrow().unhealthy.is_empty();
+        if quiet {
+            return;
+        }
         let report = self.unhealthy();
         self.report.send_if_modified(|present| {
             let changed = **present != report;

@@ -217,6 +217,45 @@ async fn when_all_fail_they_see_no_more_than_the_budget_allows() {
     .await;
 }
 
+#[tokio::test]
+async fn an_ejection_is_the_whole_proxys_is_told_and_outlasts_pushes() {
+    let good = Witness::saying("good").await;
+    let bad = Witness::start(|_| Reply::Send(b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n".to_vec())).await;
+    let yaml = |push: usize| {
+        format!(
+            "backends:\n- name: b\n  endpoints: [{{url: \"{}\", weight: {}}}, \"{}\"]\n  \
+             outlier_detection: {{base_ejection_time: 1h}}\n\
+             routes:\n- {{name: all, path: /, backend: b, retry: {{attempts: 0}}}}\n\
+             - {{name: other, path: /other/{push}, backend: \"http://127.0.0.1:1\"}}\n",
+            good.url(),
+            push + 1,
+            bad.url(),
+        )
+    };
+    with_gateway(&yaml(0), async |gateway| {
+        let proxy = gateway.proxy_addr();
+        let ejected = async {
+            while bad.requests().len() < 5 {
+                Client::connect(proxy).await.get("/").await;
+            }
+        };
+        within("five failures", ejected).await;
+        told(gateway, &[&format!("proxy-0: 1/2 ({} ejected)", bad.addr())]).await;
+        for push in 1..=5 {
+            gateway.apply(&yaml(push)).await;
+            // Over many connections, and so over all workers.
+            for _ in 0..8 {
+                assert_eq!(Client::connect(proxy).await.get("/").await.text(), "good", "after push {push}");
+            }
+        }
+        assert_eq!(bad.requests().len(), 5);
+        let metrics = gateway.metrics(0).await;
+        let line = format!("rustygate_endpoint_ejections_total{{backend=\"b\",endpoint=\"{}\"}} 1\n", bad.addr());
+        assert!(metrics.contains(&line), "{metrics}");
+    })
+    .await;
+}
+
 /// Answers when it is told to.
 async fn held(release: watch::Receiver<bool>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
