@@ -242,23 +242,21 @@ async fn send(
         if !upload.can_replay() || record.status != 0 {
             return Err(failure.error());
         }
+        let wake = Instant::now() + retrying.pause();
+        let in_time = wake < upload.sent_at.unwrap_or(record.started) + plan.rule.timeouts.total;
         match failure {
             // The server had closed the connection while it lay in the pool: the request was never looked at.
             Failure::Stale(_) if idempotent && !fresh => {
                 fresh = true;
                 continue;
             }
-            Failure::Error(error) if retrying.after_failure(error) => {}
+            Failure::Error(error) if in_time && retrying.after_failure(error) => {}
             // It is paid for already.
-            Failure::Status => {}
+            Failure::Status if in_time => {}
             failure => return Err(failure.error()),
         }
         if let Some(series) = &record.series {
             series.retry();
-        }
-        let wake = Instant::now() + retrying.pause();
-        if wake >= upload.sent_at.unwrap_or(record.started) + plan.rule.timeouts.total {
-            return Err(failure.error());
         }
         retries += 1;
         tried.add(current);
