@@ -98,6 +98,11 @@ impl Upstreams {
         self.health.instant(moment)
     }
 
+    /// Whether an endpoint may get requests, by all that is known of it.
+    fn usable(&self, _endpoint: &Endpoint, seat: &Seat, now: Moment) -> bool {
+        seat.member.usable(now)
+    }
+
     fn endpoint(&self, endpoint: &Endpoint) -> Rc<EndpointState> {
         let mut endpoints = self.endpoints.borrow_mut();
         Rc::clone(endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(EndpointState::new(endpoint))))

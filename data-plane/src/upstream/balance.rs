@@ -88,8 +88,8 @@ pub fn choose(
         (_, true) => affinity.sticky?,
         ([_], false) => 0,
         (seats, false) => {
-            Choice { backend, state, seats, affinity, tried, now: upstreams.moment(now), panic: OnceCell::new() }
-                .choose(view.group.load())
+            let (now, panic) = (upstreams.moment(now), OnceCell::new());
+            Choice { backend, state, seats, affinity, tried, upstreams, now, panic }.choose(view.group.load())
         }
     };
     let cookie = match &backend.sticky {
@@ -100,10 +100,17 @@ pub fn choose(
 }
 
 /// Whether there is an endpoint besides this one that is well and was not tried.
-pub(super) fn has_another(backend: &Backend, view: &View, current: usize, tried: &Tried, now: Moment) -> bool {
+pub(super) fn has_another(
+    backend: &Backend,
+    view: &View,
+    current: usize,
+    tried: &Tried,
+    upstreams: &Upstreams,
+    now: Moment,
+) -> bool {
     let mut seats = view.seats.iter().zip(&backend.endpoints).enumerate();
     seats.any(|(index, (seat, endpoint))| {
-        index != current && endpoint.weight > 0 && !tried.has(index) && seat.member.usable(now)
+        index != current && endpoint.weight > 0 && !tried.has(index) && upstreams.usable(endpoint, seat, now)
     })
 }
 
@@ -114,6 +121,7 @@ struct Choice<'c> {
     seats: &'c [Seat],
     affinity: Affinity,
     tried: &'c Tried,
+    upstreams: &'c Upstreams,
     now: Moment,
     /// Whether so few are well that all are used.
     panic: OnceCell<bool>,
@@ -211,7 +219,7 @@ impl Choice<'_> {
     }
 
     fn usable(&self, index: usize) -> bool {
-        self.seats[index].member.usable(self.now)
+        self.upstreams.usable(&self.backend.endpoints[index], &self.seats[index], self.now)
     }
 
     /// Looked at only when one that is not well was about to be chosen.

@@ -50,7 +50,8 @@ impl Retrying<'_> {
     /// Whether there is an endpoint that may do better: well, and not tried yet.
     #[must_use]
     pub fn has_another(&self) -> bool {
-        has_another(self.backend, self.view, self.current, self.tried, self.upstreams.moment(Instant::now()))
+        let now = self.upstreams.moment(Instant::now());
+        has_another(self.backend, self.view, self.current, self.tried, self.upstreams, now)
     }
 
     /// Whether a hanging endpoint is to be told from a request that takes long, for want of a limit on each try.
