@@ -145,7 +145,8 @@ fn two_ways_to_say_one_thing_are_one_thing() {
         ("backend: b, headers: {X-A: \"1\", b: x}", "backend: b, headers: {b: {exact: x}, x-a: \"1\"}"),
         ("backend: b, query: {b: x, a: y}", "backend: b, query: {a: y, b: x}"),
         ("backend: b, timeouts: {}", "backend: b"),
-        ("backend: b, retry: {attempts: 1}", "backend: b, retry: {attempts: 1, on: [connect]}"),
+        ("backend: b, retry: {}", "backend: b"),
+        ("backend: b, sticky_split: {header: X-User}", "backend: b, sticky_split: {header: x-user}"),
         ("backend: b, retry: {attempts: 1, on: [503, 502, 503]}", "backend: b, retry: {attempts: 1, on: [502, 503]}"),
         ("backend: \"http://b\"", "backend: {url: \"http://b\"}"),
     ] {
@@ -238,7 +239,7 @@ routes:
     method: get
     query: {debug: 1}
     backend: [{weight: 3}, ""]
-    retry: {attempts: 0, on: [conect, 302]}
+    retry: {attempts: 11, on: [conect, 302]}
     timeouts: {total: 5s}
     timeout: 5s
   - path: /x

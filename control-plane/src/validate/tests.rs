@@ -100,7 +100,7 @@ fn the_bound_that_a_fault_names_is_the_one_that_holds() {
         assert!(faults[0].location.is_some(), "{faults:?}");
         faults[0].message.clone()
     };
-    for yaml in [backend("1000", "10"), backend("0", "1"), route("10", "1h"), route("1", "1ms")] {
+    for yaml in [backend("1000", "10"), backend("0", "1"), route("10", "1h"), route("0", "1ms")] {
         assert!(check(&[wire::Document { file: "f".to_owned(), yaml: yaml.clone() }], Vec::new()).is_ok(), "{yaml}");
     }
     for weight in ["-1", "1001", "1000001", "99999999999999999999"] {
@@ -109,8 +109,8 @@ fn the_bound_that_a_fault_names_is_the_one_that_holds() {
     for threshold in ["0", "11", "1001"] {
         assert_eq!(message(backend("1", threshold)), "expected an integer from 1 to 10");
     }
-    for attempts in ["0", "11", "101"] {
-        assert_eq!(message(route(attempts, "1s")), "expected an integer from 1 to 10");
+    for attempts in ["-1", "11", "101"] {
+        assert_eq!(message(route(attempts, "1s")), "expected an integer from 0 to 10");
     }
     for timeout in ["0s", "2h", "90m", "10000h"] {
         let shown = if timeout == "0s" { "0ms" } else { timeout };

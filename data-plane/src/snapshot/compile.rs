@@ -6,7 +6,9 @@
 //! so that one report has all faults; after a fault the half-made snapshot is dropped.
 
 mod backend;
+mod balancing;
 mod changes;
+mod guards;
 mod links;
 mod listener;
 mod matches;
@@ -21,7 +23,9 @@ use rustygate_proto::v1 as wire;
 
 pub(crate) use self::links::Inline;
 pub use self::{
-    backend::{THRESHOLD_MAX, WEIGHT_MAX},
+    backend::WEIGHT_MAX,
+    balancing::BALANCE_FACTOR_MAX,
+    guards::{CONSECUTIVE_MAX, FREE_RETRIES_MAX, LIMIT_MAX, THRESHOLD_MAX},
     rule::ATTEMPTS_MAX,
 };
 use self::{

@@ -16,7 +16,7 @@ use super::{found, names, read, root, rows, sources};
 use crate::harness::gatectl;
 
 /// A field that nothing has, in each kind of mapping: the hint of the fault names those that it has.
-const MAPPINGS: [(&str, &str); 20] = [
+const MAPPINGS: [(&str, &str); 26] = [
     ("Document", "zzzzzz: 1"),
     ("Certificate", "certificates: [{zzzzzz: 1}]"),
     ("Text and secrets", "certificates: [{name: a, certificate: x, key: {zzzzzz: 1}}]"),
@@ -28,6 +28,12 @@ const MAPPINGS: [(&str, &str); 20] = [
     ("Endpoint", "backends: [{name: b, endpoints: [{zzzzzz: 1}]}]"),
     ("load_balancing", "backends: [{name: b, endpoints: [u], load_balancing: {zzzzzz: 1}}]"),
     ("health_check", "backends: [{name: b, endpoints: [u], health_check: {zzzzzz: 1}}]"),
+    ("What is hashed", "routes: [{backend: b, sticky_split: {zzzzzz: 1}}]"),
+    ("sticky", "backends: [{name: b, endpoints: [u], load_balancing: {sticky: {zzzzzz: 1}}}]"),
+    ("outlier_detection", "backends: [{name: b, endpoints: [u], outlier_detection: {zzzzzz: 1}}]"),
+    ("limits", "backends: [{name: b, endpoints: [u], limits: {zzzzzz: 1}}]"),
+    ("retry_budget", "backends: [{name: b, endpoints: [u], retry_budget: {zzzzzz: 1}}]"),
+    ("backoff", "routes: [{backend: b, retry: {backoff: {zzzzzz: 1}}}]"),
     ("Plugin", "plugins: [{zzzzzz: 1}]"),
     ("Route", "routes: [{zzzzzz: 1}]"),
     ("Rule", "routes: [{rules: [{zzzzzz: 1}]}]"),
@@ -71,7 +77,7 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 30] = [
+const ERRORS: [ProxyError; 32] = [
     ProxyError::Misdirected,
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),
@@ -100,6 +106,8 @@ const ERRORS: [ProxyError; 30] = [
     ProxyError::UpstreamClosed,
     ProxyError::UpstreamProtocol,
     ProxyError::UpstreamTimeout,
+    ProxyError::CircuitOpen,
+    ProxyError::UpstreamOverloaded,
     ProxyError::Overloaded,
     ProxyError::BadHead(HeadError::ContentLength),
 ];
