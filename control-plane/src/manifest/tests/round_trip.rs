@@ -7,7 +7,7 @@ use prost::Message as _;
 use super::*;
 
 /// Any text, with a liking for what YAML could take for something else.
-fn text() -> impl Strategy<Value = String> {
+fn text() -> BoxedStrategy<String> {
     prop_oneof![
         any::<String>(),
         "[ -~]{0,12}",
@@ -82,6 +82,7 @@ fn text() -> impl Strategy<Value = String> {
         ])
         .prop_map(str::to_owned),
     ]
+    .boxed()
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -113,7 +114,7 @@ fn hash_on() -> impl Strategy<Value = wire::HashOn> {
     .prop_map(|kind| wire::HashOn { kind: Some(kind) })
 }
 
-fn balancing() -> impl Strategy<Value = wire::LoadBalancing> {
+fn balancing() -> BoxedStrategy<wire::LoadBalancing> {
     let sticky = (
         text(),
         option::of(milliseconds()),
@@ -139,9 +140,10 @@ fn balancing() -> impl Strategy<Value = wire::LoadBalancing> {
             slow_start_ms,
         })
         .prop_filter("says nothing", |balancing| *balancing != wire::LoadBalancing::default())
+        .boxed()
 }
 
-fn health() -> impl Strategy<Value = wire::HealthCheck> {
+fn health() -> BoxedStrategy<wire::HealthCheck> {
     let http = (
         option::of(text()),
         prop::collection::btree_set(200..=599u32, 0..3),
@@ -149,18 +151,20 @@ fn health() -> impl Strategy<Value = wire::HealthCheck> {
         option::of(text()),
     );
     let times = (option::of(milliseconds()), option::of(milliseconds()), option::of(1..9u32), option::of(1..9u32));
-    (0..=3i32, text(), http, times).prop_map(|(kind, path, http, times)| wire::HealthCheck {
-        r#type: kind,
-        path,
-        host: http.0,
-        statuses: http.1.into_iter().collect(),
-        headers: http.2.into_iter().map(|(name, value)| wire::HeaderValue { name, value }).collect(),
-        service: http.3,
-        interval_ms: times.0,
-        timeout_ms: times.1,
-        healthy_threshold: times.2,
-        unhealthy_threshold: times.3,
-    })
+    (0..=3i32, text(), http, times)
+        .prop_map(|(kind, path, http, times)| wire::HealthCheck {
+            r#type: kind,
+            path,
+            host: http.0,
+            statuses: http.1.into_iter().collect(),
+            headers: http.2.into_iter().map(|(name, value)| wire::HeaderValue { name, value }).collect(),
+            service: http.3,
+            interval_ms: times.0,
+            timeout_ms: times.1,
+            healthy_threshold: times.2,
+            unhealthy_threshold: times.3,
+        })
+        .boxed()
 }
 
 fn outlier_detection() -> impl Strategy<Value = wire::OutlierDetection> {
@@ -188,15 +192,15 @@ fn limits() -> impl Strategy<Value = wire::Limits> {
         .prop_filter("limits nothing", |limits| limits.connections.is_some() || limits.requests.is_some())
 }
 
-fn backend() -> impl Strategy<Value = wire::Backend> {
+fn backend() -> BoxedStrategy<wire::Backend> {
     let endpoint = (text(), option::of(0..=1_000u32)).prop_map(|(url, weight)| wire::Endpoint { url, weight });
     let budget = (option::of(0..=100u32), option::of(0..=10_000u32))
         .prop_map(|(percent, min_per_second)| wire::RetryBudget { percent, min_per_second })
         .prop_filter("says nothing", |budget| *budget != wire::RetryBudget::default());
     let guards = (option::of(outlier_detection()), option::of(limits()), option::of(budget), option::of(0..=100u32));
     let endpoints = prop::collection::vec(endpoint, 1..4);
-    (name(), endpoints, option::of(balancing()), option::of(health()), guards).prop_map(
-        |(name, endpoints, load_balancing, health_check, guards)| wire::Backend {
+    (name(), endpoints, option::of(balancing()), option::of(health()), guards)
+        .prop_map(|(name, endpoints, load_balancing, health_check, guards)| wire::Backend {
             name,
             endpoints,
             load_balancing,
@@ -207,11 +211,11 @@ fn backend() -> impl Strategy<Value = wire::Backend> {
             limits: guards.1,
             retry_budget: guards.2,
             panic_threshold: guards.3,
-        },
-    )
+        })
+        .boxed()
 }
 
-fn tls_backend() -> impl Strategy<Value = wire::Backend> {
+fn tls_backend() -> BoxedStrategy<wire::Backend> {
     let tls = (option::of(long_text()), option::of(text()), option::of(name()), any::<bool>()).prop_map(
         |(ca, server_name, client_certificate, insecure_skip_verify)| wire::BackendTls {
             ca,
@@ -220,23 +224,22 @@ fn tls_backend() -> impl Strategy<Value = wire::Backend> {
             insecure_skip_verify,
         },
     );
-    (backend(), option::of(1..=4i32), option::of(tls)).prop_map(|(backend, protocol, tls)| wire::Backend {
-        tls,
-        protocol,
-        ..backend
-    })
+    (backend(), option::of(1..=4i32), option::of(tls))
+        .prop_map(|(backend, protocol, tls)| wire::Backend { tls, protocol, ..backend })
+        .boxed()
 }
 
 /// Of one line or several.
-fn long_text() -> impl Strategy<Value = String> {
+fn long_text() -> BoxedStrategy<String> {
     prop_oneof![
         text(),
         (prop::collection::vec("[ -~]{0,12}|-----BEGIN X-----", 1..5), "\n{0,2}")
             .prop_map(|(lines, end)| lines.join("\n") + &end),
     ]
+    .boxed()
 }
 
-fn tls_listener() -> impl Strategy<Value = wire::Listener> {
+fn tls_listener() -> BoxedStrategy<wire::Listener> {
     let auth = (1..=2i32, long_text()).prop_map(|(mode, ca)| wire::ClientAuth { mode, ca });
     let certificates = prop::collection::btree_set(name(), 1..3).prop_map(|set| set.into_iter().collect());
     let alpn = prop::collection::btree_set(text(), 0..3).prop_map(|set| set.into_iter().collect());
@@ -248,14 +251,16 @@ fn tls_listener() -> impl Strategy<Value = wire::Listener> {
             client_auth,
         },
     );
-    (name(), text(), tls).prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls) })
+    (name(), text(), tls).prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls) }).boxed()
 }
 
-fn certificate() -> impl Strategy<Value = wire::Certificate> {
-    (name(), long_text(), text()).prop_map(|(name, chain, fingerprint)| {
-        let form = Some(wire::secret::Form::Fingerprint(fingerprint));
-        wire::Certificate { name, chain, key: Some(wire::Secret { form, salt: Vec::new() }) }
-    })
+fn certificate() -> BoxedStrategy<wire::Certificate> {
+    (name(), long_text(), text())
+        .prop_map(|(name, chain, fingerprint)| {
+            let form = Some(wire::secret::Form::Fingerprint(fingerprint));
+            wire::Certificate { name, chain, key: Some(wire::Secret { form, salt: Vec::new() }) }
+        })
+        .boxed()
 }
 
 fn json() -> impl Strategy<Value = serde_json::Value> {
@@ -280,13 +285,15 @@ fn key() -> impl Strategy<Value = String> {
     text().prop_filter("is a merge key", |key| key != "<<")
 }
 
-fn plugin() -> impl Strategy<Value = wire::Plugin> {
+fn plugin() -> BoxedStrategy<wire::Plugin> {
     let config = prop::collection::btree_map(key(), json(), 0..5);
-    (name(), name(), config).prop_map(|(name, r#type, config)| wire::Plugin {
-        name,
-        r#type,
-        config_json: serde_json::to_string(&config).unwrap(),
-    })
+    (name(), name(), config)
+        .prop_map(|(name, r#type, config)| wire::Plugin {
+            name,
+            r#type,
+            config_json: serde_json::to_string(&config).unwrap(),
+        })
+        .boxed()
 }
 
 fn values(name: impl Strategy<Value = String>) -> impl Strategy<Value = Vec<wire::ValueMatch>> {
