@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The listener that is used when the configuration has none.
-const DEFAULT_LISTENER: &str = "default";
+pub const DEFAULT_LISTENER: &str = "default";
 
 /// Publishes snapshots to the workers.
 #[derive(Debug)]

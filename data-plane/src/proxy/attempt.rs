@@ -123,7 +123,7 @@ pub async fn attempt(
             worker: x.worker,
             retry_budget,
         };
-        let uplink = uplink(&mut x.client.input, to_upstream, upload, &flow);
+        let uplink = uplink(&mut x.client.input, to_upstream, upload, &flow, plan);
         race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure]).await
     };
     let down = match outcome {

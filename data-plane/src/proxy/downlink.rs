@@ -234,6 +234,11 @@ impl Downlink<'_, '_, '_> {
                     }
                 }
                 Piece::End => {
+                    if !reader.trailers.is_empty() {
+                        for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
+                            plugin.on_response_trailers(&mut reader.trailers);
+                        }
+                    }
                     self.to.end(reply.framing, &reader.trailers);
                     self.flush().await?;
                     return Ok(Down::Answered { reusable: self.response.persistent(), keep_alive: reply.keep_alive });

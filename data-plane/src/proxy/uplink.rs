@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::{
+    attempt::Plan,
     flow::{Flow, UploadState},
     yield_now_and_then,
 };
@@ -101,8 +102,14 @@ impl Upload {
 }
 
 /// Carries what goes up until there is a reason to stop; once all is sent, that is only the client's leaving.
-pub async fn uplink(from: &mut Input<'_>, mut to: Output<'_>, upload: &mut Upload, flow: &Flow) -> Stop {
-    match send_body(from, &mut to, upload, flow).await {
+pub async fn uplink(
+    from: &mut Input<'_>,
+    mut to: Output<'_>,
+    upload: &mut Upload,
+    flow: &Flow,
+    plan: &Plan<'_>,
+) -> Stop {
+    match send_body(from, &mut to, upload, flow, plan).await {
         Ok(()) => {}
         Err(Halt::Stop(stop)) => return stop,
         Err(Halt::Upstream) => {
@@ -122,7 +129,13 @@ enum Halt {
     Upstream,
 }
 
-async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Upload, flow: &Flow) -> Result<(), Halt> {
+async fn send_body(
+    from: &mut Input<'_>,
+    to: &mut Output<'_>,
+    upload: &mut Upload,
+    flow: &Flow,
+    plan: &Plan<'_>,
+) -> Result<(), Halt> {
     if upload.framing == Framing::Empty {
         flow.head_sent.set(true);
         to.flush().await.map_err(|_| Halt::Upstream)?;
@@ -155,6 +168,11 @@ async fn send_body(from: &mut Input<'_>, to: &mut Output<'_>, upload: &mut Uploa
                 }
             }
             Piece::End => {
+                if !upload.reader.trailers.is_empty() {
+                    for plugin in plan.rule.plugins.iter().chain(&plan.chosen.plugins) {
+                        plugin.on_request_trailers(&mut upload.reader.trailers);
+                    }
+                }
                 to.end(upload.framing, &upload.reader.trailers);
                 to.flush().await.map_err(|_| Halt::Upstream)?;
                 flow.body_sent(*upload.sent_at.get_or_insert_with(Instant::now));
