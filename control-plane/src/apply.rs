@@ -137,7 +137,7 @@ impl Applier {
     ) -> Result<wire::ApplyResponse, ApplyError> {
         check_len("documents", request.documents.len(), DOCUMENTS_MAX)?;
         let wire::ApplyRequest { documents, owner, prune, .. } = request;
-        let mut parsed = blocking(move || manifest::parse(&documents)).await?;
+        let mut parsed = blocking(move || manifest::parse(documents)).await?;
         let resources = parsed.resources.clone();
         if parsed.faults.is_empty() {
             let mut response = self.apply_resources(resources, owner, prune, options).await?;

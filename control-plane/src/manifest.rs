@@ -82,7 +82,7 @@ struct Origin {
 
 /// Parses documents, together one input. What has a fault is left out, and reading goes on.
 #[must_use]
-pub fn parse(documents: &[wire::Document]) -> Parsed {
+pub fn parse(documents: Vec<wire::Document>) -> Parsed {
     let mut faults = Faults::default();
     let mut parsed = Parsed { complete: true, ..Parsed::default() };
     let bytes = documents.iter().map(|document| document.yaml.len()).fold(0, usize::saturating_add);
@@ -106,7 +106,7 @@ pub fn parse(documents: &[wire::Document]) -> Parsed {
             let whole = faults.len() == before;
             let resource = match decoded {
                 Some(decode::Item { resource, named }) => {
-                    parsed.add(faults, resource, Origin { named, ..origin }, whole, documents)
+                    parsed.add(faults, resource, Origin { named, ..origin }, whole, &documents)
                 }
                 None => wire::Resource::default(),
             };
@@ -125,9 +125,10 @@ pub fn parse(documents: &[wire::Document]) -> Parsed {
             break;
         }
     }
-    parsed.documents = documents.to_vec();
     parsed.complete &= !faults.is_full();
-    parsed.refused(faults.finish(documents))
+    let faults = faults.finish(&documents);
+    parsed.documents = documents;
+    parsed.refused(faults)
 }
 
 /// Canonical YAML of resources; applying it again changes nothing.

@@ -27,7 +27,7 @@ pub struct Valid {
 ///
 /// # Errors
 /// Every fault, in the order of the input.
-pub fn check(documents: &[wire::Document]) -> Result<Valid, Vec<wire::Fault>> {
+pub fn check(documents: Vec<wire::Document>) -> Result<Valid, Vec<wire::Fault>> {
     let mut parsed = manifest::parse(documents);
     let mut changes: Vec<wire::Change> = parsed.resources.iter().filter_map(change).collect();
     changes.extend(stand_ins(&parsed.broken));

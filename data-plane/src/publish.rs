@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use crate::{
     listener,
     resolve::Resolver,
-    snapshot::{Snapshot, SnapshotCell},
+    snapshot::{Snapshot, SnapshotCell, fault},
     threads::Threads,
 };
 
@@ -159,7 +159,7 @@ impl Publisher {
 
 fn cannot_bind(name: &str, address: SocketAddr, error: &std::io::Error) -> wire::Fault {
     wire::Fault {
-        code: "RG0301".into(),
+        code: fault::CANNOT_BIND.into(),
         kind: wire::Kind::Listener.into(),
         name: name.into(),
         field: "address".into(),

@@ -136,12 +136,16 @@ mod tests {
     #[test]
     fn a_listener_that_is_not_there_is_told_so() {
         let asked = |listener: &str| {
-            let request = wire::ExplainRequest { url: "http://a/".into(), listener: listener.into(), ..Default::default() };
+            let request =
+                wire::ExplainRequest { url: "http://a/".into(), listener: listener.into(), ..Default::default() };
             explain(&Snapshot::default(), &request).map_err(|status| status.message().to_owned())
         };
         assert!(asked("").is_ok() && asked("default").is_ok());
         assert_eq!(asked("nope").err().as_deref(), Some("there is no listener \"nope\"; there are: default"));
-        assert_eq!(asked("defualt").err().as_deref(), Some("there is no listener \"defualt\"; did you mean \"default\"?"));
+        assert_eq!(
+            asked("defualt").err().as_deref(),
+            Some("there is no listener \"defualt\"; did you mean \"default\"?")
+        );
     }
 
     #[test]

@@ -151,7 +151,14 @@ async fn sigterm_ends_it_cleanly_and_the_file_is_free() {
 #[test]
 fn a_start_that_fails_says_why_in_a_line_and_prints_no_backtrace() {
     let mut command = Command::new(BINARY);
-    command.args(["--database", "/nowhere/rustygate.db", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    command.args([
+        "--database",
+        "/nowhere/rustygate.db",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ]);
     let output = command.env("RUST_BACKTRACE", "1").output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");

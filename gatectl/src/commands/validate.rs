@@ -12,7 +12,7 @@ use crate::{
 
 /// Shows every fault, or how much of what there is.
 pub(crate) fn run(screen: Screen, args: &ValidateArgs) -> Result<Exit, Failure> {
-    let result = validate::check(&input::read(&args.files.paths)?);
+    let result = validate::check(input::read(&args.files.paths)?);
     if args.output == TextFormat::Json {
         let faults = result.as_ref().err().map_or(&[][..], Vec::as_slice);
         screen.json(&serde_json::json!({"valid": result.is_ok(), "faults": faults_json(faults)}))?;

@@ -187,7 +187,8 @@ async fn what_an_upstream_says_arrives_as_it_was_said() {
 
 #[tokio::test]
 async fn framing_fields_in_another_spelling_end_at_the_gateway() {
-    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Kept: 1\r\n\r\nx";
+    let answer =
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Kept: 1\r\n\r\nx";
     let upstream = Witness::start(move |_| Reply::Send(answer.as_bytes().to_vec())).await;
     with_gateway(&all_to(&upstream.url()), async |gateway| {
         let response = Client::connect(gateway.proxy_addr()).await.get("/").await;

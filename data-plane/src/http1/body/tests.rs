@@ -107,8 +107,26 @@ proptest! {
 /// Bodies that are nearly right.
 fn nearly_chunks() -> impl Strategy<Value = Vec<u8>> {
     const PARTS: [&str; 20] = [
-        "0", "1", "a", "00000000000000003", "f0000000000000003", "3;x=y", "3 ;x", "3 ", "x", "xyz", "\r\n", "\n", "\r",
-        "0\r\n\r\n", "3\r\nabc\r\n", "1\r\nx\r\n", "0\r\nA: b\r\n\r\n", "0\r\nA : b\r\n\r\n", "0\r\n\n", " folded",
+        "0",
+        "1",
+        "a",
+        "00000000000000003",
+        "f0000000000000003",
+        "3;x=y",
+        "3 ;x",
+        "3 ",
+        "x",
+        "xyz",
+        "\r\n",
+        "\n",
+        "\r",
+        "0\r\n\r\n",
+        "3\r\nabc\r\n",
+        "1\r\nx\r\n",
+        "0\r\nA: b\r\n\r\n",
+        "0\r\nA : b\r\n\r\n",
+        "0\r\n\n",
+        " folded",
     ];
     let part = prop_oneof![
         6 => prop::sample::select(&PARTS[..]).prop_map(|text| text.as_bytes().to_vec()),
