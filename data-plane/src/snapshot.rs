@@ -6,7 +6,7 @@
 //! its backends, never a whole old configuration.
 
 pub mod compile;
-mod cow_map;
+pub(crate) mod cow_map;
 pub mod fault;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::RequestView;
 
 /// Conditions that must all hold.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Conditions {
     /// Names of listeners; empty means all.
     pub listeners: BTreeSet<Arc<str>>,
@@ -18,13 +18,13 @@ pub(crate) struct Conditions {
 }
 
 /// A condition on every value of one header or query parameter, of which there must be one at least.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ValueCondition {
     pub name: Box<str>,
     pub test: ValueTest,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ValueTest {
     Exact(Box<str>),
     Regex(Arc<Pattern>),
@@ -45,7 +45,7 @@ pub(crate) const PATTERN_BYTES_MAX: usize = 4096;
 const PATTERN_MEMORY_MAX: usize = 1 << 20;
 
 /// What a compiled regex is counted as: the least of these that it fits. How much it takes exactly, it does not tell.
-const PATTERN_SIZES: [usize; 3] = [16 << 10, 128 << 10, PATTERN_MEMORY_MAX];
+const PATTERN_SIZES: [usize; 4] = [4 << 10, 32 << 10, 256 << 10, PATTERN_MEMORY_MAX];
 
 /// Why a text is no regex.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +112,12 @@ impl PartialEq for Pattern {
 }
 
 impl Eq for Pattern {}
+
+impl std::hash::Hash for Pattern {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
 
 impl PartialOrd for Pattern {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {

@@ -4,7 +4,9 @@
 //! of matches there, sorted by precedence. A host knows how many segments its prefixes have, so a lookup probes
 //! once for the exact path and once for each length of prefix that exists, from the longest. None of
 //! this depends on the number of routes. What does is how much of the tables the processor's caches hold, so
-//! the two maps of a lookup have entries of one cache line each, key included. Regex paths are the exception: a host's are one set, tried after all else.
+//! the two maps of a lookup have entries of one cache line each, key included, and where a path is looked up does not
+//! depend on what was found for its host: the processor fetches both at once. Regex paths are the exception: a
+//! host's are one set, tried after all else.
 
 mod leaf;
 mod regexes;
@@ -22,7 +24,7 @@ use self::{
     text::{Text, TextQuery},
 };
 use super::{Conditions, Host, Match, Matched, PathTest, RequestView, Route};
-use crate::snapshot::{CowMap, Rule};
+use crate::snapshot::{CowMap, Rule, cow_map};
 
 /// The most matches that may differ only in their conditions: they are tried one after the other.
 pub(crate) const MATCHES_PER_PATH_MAX: usize = 1000;
@@ -41,17 +43,16 @@ pub(crate) struct Tables {
     wildcard_depths: Depths,
     any: HostEntry,
     paths: CowMap<PathKey, Leaf>,
-    /// By the number of the host.
-    regexes: CowMap<u64, Arc<Regexes>>,
-    /// Hosts get numbers, so that a path's key is small; a number is not used again.
-    last_host: u64,
-    /// Hosts whose regexes changed since [`Tables::finish`], by number.
-    dirty: HashMap<u64, Host>,
+    regexes: CowMap<HostId, Arc<Regexes>>,
+    /// Hosts get numbers, so that a path's key is small.
+    last_host: u32,
+    /// Hosts whose regexes changed since [`Tables::finish`].
+    dirty: HashMap<HostId, Host>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct HostEntry {
-    number: u64,
+    id: HostId,
     /// Matches on this host, of any kind; the host is dropped with its last.
     matches: u32,
     exact_paths: u32,
@@ -73,31 +74,50 @@ struct PathQuery<'a> {
     path: &'a str,
 }
 
-/// Number of the host, and in the lowest bit whether the path is exact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place(u64);
+/// Tells hosts apart. Only `hash` decides where the paths of a host are, and that is known without looking it up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct HostId {
+    /// Not used again before four thousand million other hosts were added.
+    number: u32,
+    /// Half of the hash of its text, without the lowest bit.
+    hash: u32,
+}
 
-impl HostEntry {
-    fn exact(&self) -> Place {
-        Place(self.number << 1 | 1)
+/// A host, and in the lowest bit of its hash whether the path is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place(HostId);
+
+impl HostId {
+    fn exact(self) -> Place {
+        Place(Self { hash: self.hash | 1, ..self })
     }
 
-    fn prefix(&self) -> Place {
-        Place(self.number << 1)
+    fn prefix(self) -> Place {
+        Place(self)
     }
+}
+
+fn hash_of(host: &str) -> u64 {
+    cow_map::hash_of(&TextQuery(host))
+}
+
+/// The part of a host's hash that its id has.
+#[allow(clippy::cast_possible_truncation, reason = "half of it is enough to spread by")]
+fn half(hash: u64) -> u32 {
+    hash as u32 & !1
 }
 
 impl Hash for PathKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.path.hash(state);
-        self.place.hash(state);
+        state.write_u32(self.place.0.hash);
     }
 }
 
 impl Hash for PathQuery<'_> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         TextQuery(self.path).hash(state);
-        self.place.hash(state);
+        state.write_u32(self.place.0.hash);
     }
 }
 
@@ -129,8 +149,9 @@ impl Tables {
     /// See [`super::Router::find`].
     pub fn find(&self, request: &RequestView<'_>) -> Option<Matched<'_>> {
         let segments = Segments::new(request.path);
-        if let Some(host) = self.exact.get(&TextQuery(request.host))
-            && let Some(matched) = self.find_on(host, &segments, request)
+        let (host, hash) = (TextQuery(request.host), hash_of(request.host));
+        if let Some(host) = self.exact.get_hashed(hash, &host)
+            && let Some(matched) = self.find_on(host, half(hash), &segments, request)
         {
             return Some(matched);
         }
@@ -141,38 +162,41 @@ impl Tables {
                 rest = suffix;
                 if self.wildcard_depths.has(labels)
                     && let Some(host) = self.wildcard.get(&TextQuery(suffix))
-                    && let Some(matched) = self.find_on(host, &segments, request)
+                    && let Some(matched) = self.find_on(host, half(hash_of(suffix)), &segments, request)
                 {
                     return Some(matched);
                 }
                 labels -= 1;
             }
         }
-        self.find_on(&self.any, &segments, request)
+        self.find_on(&self.any, self.any.id.hash, &segments, request)
     }
 
+    /// `hash` is what the host's id has too, but known before its entry has come from memory.
     fn find_on<'s>(
         &'s self,
         host: &'s HostEntry,
+        hash: u32,
         segments: &Segments<'_>,
         request: &RequestView<'_>,
     ) -> Option<Matched<'s>> {
+        let id = HostId { hash, ..host.id };
         let probe =
             |place, path| -> Option<&'s Arc<Rule>> { self.paths.get(&PathQuery { place, path })?.first(request) };
         if host.exact_paths > 0
-            && let Some(rule) = probe(host.exact(), request.path)
+            && let Some(rule) = probe(id.exact(), request.path)
         {
             return Some(Matched { rule, prefix_len: 0 });
         }
         let mut below = segments.depth() + 1;
         while let Some(depth) = host.prefix_depths.highest_below(below) {
             let prefix = segments.prefix(depth);
-            if let Some(rule) = probe(host.prefix(), prefix) {
+            if let Some(rule) = probe(id.prefix(), prefix) {
                 return Some(Matched { rule, prefix_len: prefix.len() });
             }
             below = depth;
         }
-        self.regexes.get(&host.number)?.find(request)
+        self.regexes.get(&id)?.find(request)
     }
 
     /// Every route, in no particular order.
@@ -229,17 +253,17 @@ impl Tables {
         let (place, path) = match &path_match.path {
             PathTest::Exact(path) => {
                 host_entry.exact_paths += 1;
-                (host_entry.exact(), path)
+                (host_entry.id.exact(), path)
             }
             PathTest::Prefix(path) => {
                 host_entry.prefix_depths.add(segments::depth_of(path));
-                (host_entry.prefix(), path)
+                (host_entry.id.prefix(), path)
             }
             PathTest::Regex(pattern) => {
-                let number = host_entry.number;
-                let regexes = self.regexes.get_or_insert_with(number, Arc::default);
+                let id = host_entry.id;
+                let regexes = self.regexes.get_or_insert_with(id, Arc::default);
                 Arc::make_mut(regexes).insert(entry, pattern)?;
-                self.dirty.insert(number, host.clone());
+                self.dirty.insert(id, host.clone());
                 return Ok(());
             }
         };
@@ -275,18 +299,18 @@ impl Tables {
         let query = match path {
             PathTest::Exact(path) => {
                 host_entry.exact_paths -= 1;
-                Some(PathQuery { place: host_entry.exact(), path })
+                Some(PathQuery { place: host_entry.id.exact(), path })
             }
             PathTest::Prefix(path) => {
                 host_entry.prefix_depths.remove(segments::depth_of(path));
-                Some(PathQuery { place: host_entry.prefix(), path })
+                Some(PathQuery { place: host_entry.id.prefix(), path })
             }
             PathTest::Regex(_) => {
-                let number = host_entry.number;
-                if let Some(regexes) = self.regexes.get_mut(&number) {
+                let id = host_entry.id;
+                if let Some(regexes) = self.regexes.get_mut(&id) {
                     Arc::make_mut(regexes).remove(entry);
                 }
-                self.dirty.insert(number, host.clone());
+                self.dirty.insert(id, host.clone());
                 None
             }
         };
@@ -318,11 +342,11 @@ impl Tables {
     fn replace_rule(&mut self, host: &Host, entry: &Entry, path: &PathTest) {
         let host_entry = self.host_mut(host);
         let (place, path) = match path {
-            PathTest::Exact(path) => (host_entry.exact(), path),
-            PathTest::Prefix(path) => (host_entry.prefix(), path),
+            PathTest::Exact(path) => (host_entry.id.exact(), path),
+            PathTest::Prefix(path) => (host_entry.id.prefix(), path),
             PathTest::Regex(_) => {
-                let number = host_entry.number;
-                if let Some(regexes) = self.regexes.get_mut(&number) {
+                let id = host_entry.id;
+                if let Some(regexes) = self.regexes.get_mut(&id) {
                     Arc::make_mut(regexes).replace(entry);
                 }
                 return;
@@ -338,10 +362,10 @@ impl Tables {
     /// Returns the names of the routes on each host whose set gets too large.
     pub fn finish(&mut self) -> Vec<(Host, Vec<Arc<str>>)> {
         let mut too_large = Vec::new();
-        for (number, host) in std::mem::take(&mut self.dirty) {
-            let Some(regexes) = self.regexes.get_mut(&number) else { continue };
+        for (id, host) in std::mem::take(&mut self.dirty) {
+            let Some(regexes) = self.regexes.get_mut(&id) else { continue };
             if regexes.is_empty() {
-                self.regexes.remove(&number);
+                self.regexes.remove(&id);
             } else if let Err(routes) = Arc::make_mut(regexes).build() {
                 too_large.push((host, routes));
             }
@@ -358,11 +382,11 @@ impl Tables {
         let depths = matches!(host, Host::Wildcard(_)).then_some(&mut self.wildcard_depths);
         let last_host = &mut self.last_host;
         map.get_or_insert_with(name.into(), || {
-            *last_host += 1;
+            *last_host = last_host.wrapping_add(1);
             if let Some(depths) = depths {
                 depths.add(labels_of(name));
             }
-            HostEntry { number: *last_host, ..HostEntry::default() }
+            HostEntry { id: HostId { number: *last_host, hash: half(hash_of(name)) }, ..HostEntry::default() }
         })
     }
 

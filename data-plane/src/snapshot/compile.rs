@@ -15,7 +15,7 @@ mod target;
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use rustygate_proto::v1 as wire;
 
 pub(crate) use self::links::Inline;
@@ -36,8 +36,8 @@ use crate::{
 /// The most bytes that a name of anything has.
 pub const NAME_BYTES_MAX: usize = 253;
 
-/// The most bytes that the regexes of all routes may take, each counted as 16 KiB, 128 KiB or 1 MiB.
-const REGEXES_BYTES_MAX: usize = 256 << 20;
+/// The most bytes that the regexes of all routes may take, each counted as 4 KiB, 32 KiB, 256 KiB or 1 MiB.
+const REGEXES_BYTES_MAX: usize = 512 << 20;
 
 /// How many users of a removed resource are named.
 const USERS_NAMED_MAX: usize = 5;
@@ -100,7 +100,7 @@ struct Draft<'a> {
 #[derive(Default)]
 struct Touched<'a> {
     /// Upserted, but faulty: routes that link to it are not at fault. By (kind, name).
-    broken: hashbrown::HashSet<(wire::Kind, &'a str)>,
+    broken: HashSet<(wire::Kind, &'a str)>,
     /// Those that were there before: the new one, or `None` if removed.
     listeners: HashMap<&'a str, Option<()>>,
     backends: HashMap<&'a str, Option<Arc<Backend>>>,
@@ -229,6 +229,7 @@ impl<'a> Draft<'a> {
     }
 
     fn add_routes(&mut self, changes: &[&'a wire::Change]) {
+        let mut conditions = HashSet::new();
         for change in changes {
             let Some(Some(wire::resource::Kind::Route(message))) = self.read(wire::Kind::Route, change) else {
                 continue;
@@ -238,6 +239,7 @@ impl<'a> Draft<'a> {
                 compiled: &mut self.next.compiled,
                 touched: &self.touched,
                 names: &mut self.names,
+                conditions: &mut conditions,
                 faults: &mut self.faults,
             };
             let route = Arc::new(rule::compile_route(&message, links));

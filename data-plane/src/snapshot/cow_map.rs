@@ -78,8 +78,17 @@ impl<K, V> CowMap<K, V> {
     /// The value of a key.
     #[must_use]
     pub fn get<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<&V> {
-        let place = self.place(key)?;
-        self.shards[place.shard].slots[place.slot].as_ref().map(|slot| &slot.value)
+        self.get_hashed(hash_of(key), key)
+    }
+
+    /// The value of a key whose [`hash_of`] is known.
+    #[inline]
+    pub(crate) fn get_hashed<Q: Equivalent<K> + ?Sized>(&self, hash: u64, key: &Q) -> Option<&V> {
+        if self.len == 0 {
+            return None;
+        }
+        let shard = &self.shards[shard_of(hash, self.shards.len())];
+        shard.slots[shard.find(hash, key)?].as_ref().map(|slot| &slot.value)
     }
 
     /// Whether there is such a key.
@@ -102,7 +111,7 @@ impl<K, V> CowMap<K, V> {
         if self.len == 0 {
             return None;
         }
-        let hash = HASHER.hash_one(key);
+        let hash = hash_of(key);
         let shard = shard_of(hash, self.shards.len());
         let slot = self.shards[shard].find(hash, key)?;
         Some(Place { shard, slot })
@@ -129,7 +138,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         if self.len >= self.shards.len() * ENTRIES_PER_SHARD_MAX {
             self.rebuild();
         }
-        let hash = HASHER.hash_one(&key);
+        let hash = hash_of(&key);
         let shard = shard_of(hash, self.shards.len());
         let shard = &mut self.shards[shard];
         let index = match shard.find(hash, &key) {
@@ -171,7 +180,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         let count = self.len.div_ceil(ENTRIES_PER_SHARD).max(1).next_power_of_two();
         let mut entries: Vec<Vec<Slot<K, V>>> = (0..count).map(|_| Vec::new()).collect();
         for shard in std::mem::take(&mut self.shards) {
-            shard.into_entries().for_each(|slot| entries[shard_of(HASHER.hash_one(&slot.key), count)].push(slot));
+            shard.into_entries().for_each(|slot| entries[shard_of(hash_of(&slot.key), count)].push(slot));
         }
         self.shards = entries
             .into_iter()
@@ -212,7 +221,7 @@ impl<K: Hash + Clone, V: Clone> Shard<K, V> {
         let mut slots: Vec<_> = (0..count).map(|_| None).collect();
         let mut len = 0;
         for entry in entries {
-            let mut index = slot_of(HASHER.hash_one(&entry.key), count - 1);
+            let mut index = slot_of(hash_of(&entry.key), count - 1);
             while slots[index].is_some() {
                 index = (index + 1) & (count - 1);
             }
@@ -244,7 +253,7 @@ impl<K: Hash + Clone, V: Clone> Shard<K, V> {
         let mask = slots.len() - 1;
         let (mut hole, mut next) = (index, (index + 1) & mask);
         while let Some(slot) = &slots[next] {
-            let wanted = slot_of(HASHER.hash_one(&slot.key), mask);
+            let wanted = slot_of(hash_of(&slot.key), mask);
             // It may move to the hole if that lies between where it would be and where it is.
             if (next.wrapping_sub(wanted) & mask) >= (next.wrapping_sub(hole) & mask) {
                 slots.swap(hole, next);
@@ -254,6 +263,12 @@ impl<K: Hash + Clone, V: Clone> Shard<K, V> {
         }
         Some(removed.value)
     }
+}
+
+/// What a map spreads its keys by.
+#[inline]
+pub(crate) fn hash_of<Q: Hash + ?Sized>(key: &Q) -> u64 {
+    HASHER.hash_one(key)
 }
 
 /// From bits that [`slot_of`] does not look at.

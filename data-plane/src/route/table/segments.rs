@@ -80,15 +80,12 @@ impl Depths {
     /// The highest number there below `bound`.
     #[inline]
     pub fn highest_below(&self, bound: usize) -> Option<usize> {
-        let mask = if bound <= LAST_BIT {
-            self.mask & ((1 << bound) - 1)
-        } else if self.mask >> LAST_BIT == 0 {
-            self.mask
-        } else {
+        if bound > LAST_BIT && self.mask >> LAST_BIT != 0 {
             let counts = &self.counts.0;
             return counts[..counts.partition_point(|(depth, _)| *depth < bound)].last().map(|(depth, _)| *depth);
-        };
-        mask.checked_ilog2().map(|bit| bit as usize)
+        }
+        // Bit by bit: the processor guesses a branch before the mask has come from memory, but waits to count zeros.
+        (0..bound.min(LAST_BIT)).rev().find(|depth| self.mask >> depth & 1 == 1)
     }
 
     pub fn add(&mut self, depth: usize) {

@@ -2,12 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
+use hashbrown::HashSet;
 use rustygate_proto::v1 as wire;
 
 use super::{Compiled, Touched, backend, target};
 use crate::{
     plugin::Plugin,
-    route::{Route, RouteRule},
+    route::{Conditions, Match, Route, RouteRule},
     snapshot::{Backend, CowMap, Id, Listener, Rule, WeightedBackend, fault, fault::Faults},
 };
 
@@ -26,10 +27,21 @@ pub(super) struct Links<'a, 'c> {
     pub touched: &'a Touched<'c>,
     /// Host names of new backends.
     pub names: &'a mut Vec<Box<str>>,
+    /// Conditions of the routes of this push: those that are equal are kept once, so that the processor's caches have
+    /// what many routes ask.
+    pub conditions: &'a mut HashSet<Arc<Conditions>>,
     pub faults: &'a mut Faults,
 }
 
 impl Links<'_, '_> {
+    /// The same matches, with conditions that are kept once.
+    pub fn share(&mut self, mut matches: Box<[Match]>) -> Box<[Match]> {
+        for conditions in matches.iter_mut().filter_map(|it| it.conditions.as_mut()) {
+            *conditions = Arc::clone(self.conditions.get_or_insert_with(&*conditions, Arc::clone));
+        }
+        matches
+    }
+
     /// The listener of a name, or `None` after a fault.
     pub fn listener(&mut self, name: &str, field: fmt::Arguments<'_>) -> Option<Arc<str>> {
         if let Ok(index) = self.listeners.binary_search_by(|listener| (*listener.name).cmp(name)) {

@@ -37,8 +37,9 @@ pub(super) fn compile_route(message: &wire::Route, links: &mut Links<'_, '_>) ->
     let mut rules = Vec::new();
     for (index, rule) in bounded(&message.rules, RULES_MAX, format_args!("rules"), links.faults) {
         let at = format_args!("rules[{index}]");
+        let matches = matches(&rule.matches, &listeners, at, links.faults);
         rules.push(RouteRule {
-            matches: matches(&rule.matches, &listeners, at, links.faults),
+            matches: links.share(matches),
             rule: Arc::new(Rule {
                 id,
                 route: Arc::clone(&name),
