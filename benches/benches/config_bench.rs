@@ -57,6 +57,7 @@ fn change(resource: &wire::Resource) -> wire::Change {
     use wire::resource::Kind as Of;
     let (kind, name) = match resource.kind.as_ref().expect("a resource is of some kind") {
         Of::Listener(listener) => (wire::Kind::Listener, &listener.name),
+        Of::Certificate(certificate) => (wire::Kind::Certificate, &certificate.name),
         Of::Backend(backend) => (wire::Kind::Backend, &backend.name),
         Of::Plugin(plugin) => (wire::Kind::Plugin, &plugin.name),
         Of::Route(route) => (wire::Kind::Route, &route.name),

@@ -31,6 +31,7 @@ use crate::{
     discovery::{Discovery, Timing},
     fleet::Fleet,
     publish::Publisher,
+    secrets::{Secrets, SecretsError},
     settings::{OpenDoor, Settings},
     store::{Store, StoreError},
     telemetry::Metrics,
@@ -65,6 +66,9 @@ pub enum StartError {
     /// No store, no control plane.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// No key, or one that is none.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// A port is taken, or not ours.
     #[error("cannot listen on {address}: {source}")]
     Bind {
@@ -126,7 +130,12 @@ pub async fn start_with(settings: Settings, timing: Timing) -> Result<Running, S
     let addresses = (local_address(&grpc, settings.grpc_listen)?, local_address(&http, settings.http_listen)?);
 
     let metrics = Metrics::new();
-    let store = Arc::new(Store::open(&settings.database).await?);
+    let store = Store::open(&settings.database).await?;
+    // With the store's lock held, so that of two that start at once one makes the key.
+    let source = settings.secrets_key_source();
+    let lost = source.would_be_made() && store.has_secrets().await?;
+    let secrets = if lost { Secrets::default() } else { Secrets::load(&source)? };
+    let store = Arc::new(store.with_secrets(secrets).await?);
     let loaded = store.load().await?;
     let applier = {
         let (store, metrics) = (store.clone(), metrics.clone());

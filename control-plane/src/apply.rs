@@ -29,6 +29,7 @@ const AUTHOR_BYTES_MAX: usize = 256;
 const OWNER_BYTES_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 4_096;
 const DOCUMENTS_MAX: usize = 10_000;
+const CONTENTS_MAX: usize = manifest::REFERENCES_MAX;
 const DELETE_KEYS_MAX: usize = 100_000;
 
 /// Whose resources are, if no one says.
@@ -136,8 +137,9 @@ impl Applier {
         options: Options,
     ) -> Result<wire::ApplyResponse, ApplyError> {
         check_len("documents", request.documents.len(), DOCUMENTS_MAX)?;
-        let wire::ApplyRequest { documents, owner, prune, .. } = request;
-        let mut parsed = blocking(move || manifest::parse(documents)).await?;
+        check_len("contents", request.contents.len(), CONTENTS_MAX)?;
+        let wire::ApplyRequest { documents, owner, prune, contents, .. } = request;
+        let mut parsed = blocking(move || manifest::parse_with(documents, contents)).await?;
         let resources = parsed.resources.clone();
         if parsed.faults.is_empty() {
             let mut response = self.apply_resources(resources, owner, prune, options).await?;
@@ -275,11 +277,16 @@ impl Applier {
     /// Finds what the intent would change, and proves the result. `stand_ins` are compiled besides.
     async fn prepare(
         &self,
-        intent: Intent,
+        mut intent: Intent,
         stand_ins: Vec<wire::Change>,
     ) -> Result<Result<Prepared, Vec<wire::Fault>>, ApplyError> {
         let (next, planned, checksum) = {
             let head = self.publisher.head();
+            if let Intent::Upsert { resources, .. } = &mut intent
+                && let Err(faults) = self.store.secrets().prepare(resources, &head.set)
+            {
+                return Ok(Err(faults));
+            }
             let planned = plan(&head.set, intent);
             let checksum = planned.as_ref().map(|differences| plan::checksum_after(&head.set, differences));
             let checksum = checksum.unwrap_or_default();

@@ -23,15 +23,19 @@ pub const TOO_LARGE: &str = "RG0108";
 pub const UNSUPPORTED: &str = "RG0109";
 /// Two keys that say the same in two ways.
 pub const CONFLICT: &str = "RG0110";
+/// A file or variable that is referred to and cannot be read.
+pub const UNREADABLE: &str = "RG0120";
 /// Someone else's resource was to be changed.
 pub const OWNED: &str = "RG0401";
 /// What is not there was to be removed.
 pub const ABSENT: &str = "RG0402";
 /// Two proxies use one node id.
 pub const SHARED_NODE_ID: &str = "RG0403";
+/// A secret, and no key to seal it with.
+pub const NO_KEY: &str = "RG0411";
 
 /// Every code and what is wrong, in order.
-pub const ALL: [(&str, &str); 32] = [
+pub const ALL: [(&str, &str); 37] = [
     ("RG0101", "The YAML cannot be parsed"),
     ("RG0102", "A field that nothing reads"),
     ("RG0103", "A value of the wrong type"),
@@ -42,11 +46,12 @@ pub const ALL: [(&str, &str); 32] = [
     ("RG0108", "Too large, too deep or too many"),
     ("RG0109", "A part of YAML that manifests do not have: tags, merge keys (`<<`), aliases to nothing"),
     ("RG0110", "Two fields that say the same thing in two ways"),
-    ("RG0201", "A route names a listener, backend or plugin that is not there"),
+    ("RG0120", "A file or variable that the document refers to cannot be read"),
+    ("RG0201", "A listener, backend, plugin or certificate is named that is not there"),
     ("RG0202", "Two matches ask for the same, so one could never win"),
     ("RG0203", "A regex that does not compile or is too large"),
     ("RG0204", "A URL that no request can be sent to"),
-    ("RG0205", "Something is removed that a route still uses"),
+    ("RG0205", "Something is removed that a route, listener or backend still uses"),
     ("RG0206", "A host that no request can have"),
     ("RG0207", "A path that no request can have"),
     ("RG0208", "A plugin's configuration"),
@@ -56,6 +61,9 @@ pub const ALL: [(&str, &str); 32] = [
     ("RG0212", "Two listeners on one address"),
     ("RG0213", "A resource that this version cannot read: damaged, or from a newer version"),
     ("RG0214", "A condition that no request can meet"),
+    ("RG0220", "Certificates that cannot be used: no PEM, too many, damaged, or with a private key beside them"),
+    ("RG0221", "A private key that cannot be used: not there, encrypted, of an unknown kind, or another certificate's"),
+    ("RG0222", "Terms of TLS, or a protocol, that cannot be"),
     ("RG0301", "A listener cannot be bound; the proxy keeps serving the revision before"),
     ("RG0302", "A push came broken or out of order"),
     ("RG0303", "The checksum is not that of the revision"),
@@ -64,4 +72,5 @@ pub const ALL: [(&str, &str); 32] = [
     ("RG0401", "A resource belongs to another owner"),
     ("RG0402", "There is nothing of that kind and name to delete"),
     ("RG0403", "Two proxies use one node id and close each other's streams"),
+    ("RG0411", "A secret, and the control plane has no secrets key"),
 ];

@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod manifest;
 pub mod publish;
 pub mod report;
+pub mod secrets;
 pub mod settings;
 pub mod snapshot;
 pub mod store;

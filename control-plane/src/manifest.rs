@@ -16,6 +16,7 @@ mod name;
 mod node;
 mod place;
 mod read;
+mod references;
 mod write;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ use rustygate_proto::v1 as wire;
 
 use self::faults::{DUPLICATE_NAME, Faults, MISSING_FIELD, TOO_LARGE};
 use self::node::Span;
+pub use self::references::{CONTENT_BYTES_MAX, REFERENCES_MAX, Reference, too_large};
 use crate::report::shown;
 
 /// Bytes of all documents of one input.
@@ -38,7 +40,7 @@ pub const DOCUMENTS_MAX: usize = 100_000;
 /// Lists and mappings inside each other, the document itself included.
 pub const DEPTH_MAX: usize = 64;
 
-/// Scalars, lists and mappings of one listener, backend, plugin or route.
+/// Scalars, lists and mappings of one resource.
 pub const ITEM_VALUES_MAX: usize = 200_000;
 
 /// Values of an unknown section that are passed over to reach what follows it.
@@ -64,7 +66,7 @@ pub struct Parsed {
     /// Of each name.
     origins: Vec<Origin>,
     /// Places in `origins`.
-    by_name: [HashMap<String, usize>; 4],
+    by_name: [HashMap<String, usize>; 5],
     documents: Vec<wire::Document>,
 }
 
@@ -80,33 +82,67 @@ struct Origin {
     resource: Option<usize>,
 }
 
-/// Parses documents, together one input. What has a fault is left out, and reading goes on.
+/// Parses documents that refer to nothing outside.
 #[must_use]
 pub fn parse(documents: Vec<wire::Document>) -> Parsed {
+    parse_with(documents, Vec::new())
+}
+
+/// The references of documents to files and variables, each once, in order; one more than [`REFERENCES_MAX`] at most.
+/// Whoever has the documents reads them, where they are, and sends what they stand for along.
+#[must_use]
+pub fn references(documents: &[wire::Document]) -> Vec<Reference> {
+    // Most documents have none, and need not be read twice.
+    if !documents.iter().any(|document| document.yaml.contains("file") || document.yaml.contains("env")) {
+        return Vec::new();
+    }
     let mut faults = Faults::default();
+    read_all(documents, &mut faults);
+    faults.references.into_asked()
+}
+
+/// Parses documents, together one input. What has a fault is left out, and reading goes on.
+#[must_use]
+pub fn parse_with(documents: Vec<wire::Document>, contents: Vec<wire::Content>) -> Parsed {
+    let mut faults = Faults::new(contents);
+    let mut parsed = read_all(&documents, &mut faults);
+    // The lines of an input that is too large are not worth looking at.
+    let is_shown = input_bytes(&documents) <= INPUT_BYTES_MAX;
+    let faults = faults.finish(if is_shown { &documents } else { &[] });
+    if is_shown {
+        parsed.documents = documents;
+    }
+    parsed.refused(faults)
+}
+
+fn input_bytes(documents: &[wire::Document]) -> usize {
+    documents.iter().map(|document| document.yaml.len()).fold(0, usize::saturating_add)
+}
+
+fn read_all(documents: &[wire::Document], faults: &mut Faults) -> Parsed {
     let mut parsed = Parsed { complete: true, ..Parsed::default() };
-    let bytes = documents.iter().map(|document| document.yaml.len()).fold(0, usize::saturating_add);
+    let bytes = input_bytes(documents);
     if bytes > INPUT_BYTES_MAX {
         let message = format!("the input has {bytes} bytes, more than {INPUT_BYTES_MAX}");
         faults.add(TOO_LARGE, Span::START, message, "apply it in parts");
         // Its lines are not worth looking at.
-        return parsed.refused(faults.finish(&[]));
+        return parsed;
     }
     if documents.is_empty() {
         faults.add(MISSING_FIELD, Span::START, "the input holds nothing", "give at least one file");
-        return parsed.refused(faults.finish(&[]));
+        return parsed;
     }
     for (index, document) in documents.iter().enumerate() {
         faults.document = index;
         let mut item = 0;
-        let any = read::items(document, &mut faults, |faults, kind, node, before| {
+        let any = read::items(document, faults, |faults, kind, node, before| {
             let decoded = decode::item(faults, kind, node);
             let origin = Origin { document: index, item, span: node.span, named: false, resource: None };
             item += 1;
             let whole = faults.len() == before;
             let resource = match decoded {
                 Some(decode::Item { resource, named }) => {
-                    parsed.add(faults, resource, Origin { named, ..origin }, whole, &documents)
+                    parsed.add(faults, resource, Origin { named, ..origin }, whole, documents)
                 }
                 None => wire::Resource::default(),
             };
@@ -126,9 +162,7 @@ pub fn parse(documents: Vec<wire::Document>) -> Parsed {
         }
     }
     parsed.complete &= !faults.is_full();
-    let faults = faults.finish(&documents);
-    parsed.documents = documents;
-    parsed.refused(faults)
+    parsed
 }
 
 /// Canonical YAML of resources; applying it again changes nothing.
@@ -211,6 +245,7 @@ fn slot(kind: wire::Kind) -> usize {
         wire::Kind::Backend => 1,
         wire::Kind::Plugin => 2,
         wire::Kind::Route | wire::Kind::Unspecified => 3,
+        wire::Kind::Certificate => 4,
     }
 }
 

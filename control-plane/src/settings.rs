@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, builder::BoolishValueParser};
 
+use crate::secrets::{KeyText, Source};
+
 /// Settings of a control plane.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -34,6 +36,15 @@ pub struct Settings {
     /// Serve gRPC beyond loopback even without TLS or tokens: anyone who reaches the port owns the gateway
     #[arg(long, env = "RUSTYGATE_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
+
+    /// File with the key that secrets are sealed with in the database: 32 bytes, as hex or base64 [default on loopback:
+    /// one that is made, beside the database, named like it with ".key"]
+    #[arg(long, env = "RUSTYGATE_SECRETS_KEY_FILE", value_name = "FILE", conflicts_with = "secrets_key")]
+    pub secrets_key_file: Option<PathBuf>,
+
+    /// The key itself; as a flag it is seen in the list of processes, so use the variable
+    #[arg(long, env = "RUSTYGATE_SECRETS_KEY", hide_env_values = true, value_name = "KEY")]
+    pub secrets_key: Option<KeyText>,
 
     /// How many revisions are kept
     #[arg(
@@ -67,6 +78,22 @@ pub struct OpenDoor {
 }
 
 impl Settings {
+    /// Where the secrets key is. One that nobody asked for is made only where the control plane is for this machine alone:
+    /// elsewhere it must not be lost, nor lie beside what it protects.
+    #[must_use]
+    pub fn secrets_key_source(&self) -> Source {
+        match (&self.secrets_key, &self.secrets_key_file) {
+            (Some(text), _) => Source::Text(text.clone()),
+            (None, Some(file)) => Source::File(file.clone()),
+            (None, None) if self.grpc_listen.ip().to_canonical().is_loopback() => {
+                let mut path = self.database.clone().into_os_string();
+                path.push(".key");
+                Source::Own(path.into())
+            }
+            (None, None) => Source::None,
+        }
+    }
+
     /// Refuses to stand open to the world by accident.
     ///
     /// # Errors
@@ -122,6 +149,16 @@ mod tests {
             assert_eq!(settings(&[&listen[..], &["--insecure"]].concat()).check_doors(), Ok(()));
         }
         assert_eq!(settings(&["--grpc-listen", "[::ffff:127.0.0.1]:1"]).check_doors(), Ok(()));
+    }
+
+    #[test]
+    fn a_secrets_key_is_made_on_loopback_alone() {
+        let source = |args: &[&str]| settings(args).secrets_key_source();
+        assert_eq!(source(&["--database", "a/b.db"]), Source::Own("a/b.db.key".into()));
+        assert_eq!(source(&["--grpc-listen", "0.0.0.0:8082"]), Source::None);
+        assert_eq!(source(&["--secrets-key-file", "f"]), Source::File("f".into()));
+        assert!(matches!(source(&["--secrets-key", "k"]), Source::Text(_)));
+        assert!(Cli::try_parse_from(["x", "--secrets-key", "k", "--secrets-key-file", "f"]).is_err());
     }
 
     #[test]

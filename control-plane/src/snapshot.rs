@@ -4,7 +4,7 @@
 //! thousand costs one addition and one subtraction. A transaction is encoded once ([`Encoded`]) and the same
 //! bytes go to every proxy.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -15,10 +15,10 @@ use rustygate_proto::{
 };
 
 /// The kinds that a set holds, in the order in which they are listed.
-pub const KINDS: [Kind; 4] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route];
+pub const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
 
 /// One content of one resource, as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Id of its row.
     pub row: i64,
@@ -34,6 +34,15 @@ pub struct Stored {
     pub hash: ContentHash,
     /// The encoded resource.
     pub body: Bytes,
+}
+
+/// Without the body: there may be a secret in it.
+impl fmt::Debug for Stored {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Stored");
+        shown.field("row", &self.row).field("kind", &self.kind).field("name", &self.name);
+        shown.field("revision", &self.revision).field("hash", &self.hash).finish_non_exhaustive()
+    }
 }
 
 impl Stored {

@@ -26,7 +26,10 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 
-use crate::snapshot::{Set, Stored};
+use crate::{
+    secrets::Secrets,
+    snapshot::{Set, Stored},
+};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -75,6 +78,28 @@ pub enum StoreError {
     /// The process is stopping.
     #[error("the database is closed: the control plane is stopping")]
     Closed,
+    /// There is no key, or the system gives no random numbers.
+    #[error("the secret of {kind} {name:?} cannot be sealed")]
+    Seal {
+        /// Of the resource.
+        kind: &'static str,
+        /// Of the resource.
+        name: String,
+    },
+    /// There are secrets in it, and no key to them.
+    #[error(
+        "{} has secrets in it, and there is no key to them: give the one they were stored with, by --secrets-key-file or \
+         RUSTYGATE_SECRETS_KEY (a key that was made without asking is in {}.key)",
+        .0.display(), .0.display()
+    )]
+    NoSecretsKey(PathBuf),
+    /// There are secrets in it, and this is not the key to them.
+    #[error(
+        "the secrets key is not the one that the secrets in {} were stored with: give that one, by --secrets-key-file or \
+         RUSTYGATE_SECRETS_KEY",
+        .0.display()
+    )]
+    WrongSecretsKey(PathBuf),
     /// SQLite said no.
     #[error("database: {0}")]
     Sql(#[from] sqlx::Error),
@@ -90,6 +115,7 @@ pub struct Store {
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
     lock: File,
+    secrets: Secrets,
 }
 
 /// What a store holds at its head.
@@ -132,7 +158,36 @@ impl Store {
         let id: String = sqlx::query_scalar("select store_id from store_meta").fetch_one(&mut writer).await?;
         let readers =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options(path).read_only(true)).await?;
-        Ok(Self { id: id.into(), path: path.to_owned(), writer: Mutex::new(Some(writer)), readers, lock })
+        let (path, writer, secrets) = (path.to_owned(), Mutex::new(Some(writer)), Secrets::default());
+        Ok(Self { id: id.into(), path, writer, readers, lock, secrets })
+    }
+
+    /// The store with the key to its secrets; without, it neither takes nor gives any.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSecretsKey`] or [`StoreError::WrongSecretsKey`] if there are secrets that it cannot open.
+    pub async fn with_secrets(self, secrets: Secrets) -> Result<Self, StoreError> {
+        let proof: Option<Vec<u8>> =
+            sqlx::query_scalar("select secrets_proof from store_meta").fetch_one(&self.readers).await?;
+        match proof {
+            Some(_) if !secrets.has_key() => Err(StoreError::NoSecretsKey(self.path)),
+            Some(proof) if !secrets.made(&proof) => Err(StoreError::WrongSecretsKey(self.path)),
+            _ => Ok(Self { secrets, ..self }),
+        }
+    }
+
+    /// Whether a secret was ever stored.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn has_secrets(&self) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar("select secrets_proof is not null from store_meta").fetch_one(&self.readers).await?)
+    }
+
+    /// Seals what is stored.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// The file.
@@ -152,7 +207,7 @@ impl Store {
         let last_row: Option<i64> =
             sqlx::query_scalar("select max(id) from resource").fetch_one(&mut *transaction).await?;
         transaction.rollback().await?;
-        let set = rows.into_iter().map(stored).collect::<Result<Set, _>>()?;
+        let set = rows.into_iter().map(|row| stored(row, &self.secrets)).collect::<Result<Set, _>>()?;
         let (revision, checksum) = head.unwrap_or_default();
         if set.checksum().to_bytes().as_slice() != checksum && revision.revision > 0 {
             return Err(StoreError::Damaged(format!("the content of revision {} is not whole", revision.revision)));
@@ -167,7 +222,7 @@ impl Store {
     pub async fn commit(&self, commit: &Commit<'_>) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
         let writer = writer.as_mut().ok_or(StoreError::Closed)?;
-        match write(writer, commit).await {
+        match write(writer, commit, &self.secrets).await {
             Ok(()) => Ok(()),
             // Whether a failed commit took place is only known by looking.
             Err(error) => match history::head(writer).await? {
@@ -194,7 +249,7 @@ impl Store {
     }
 }
 
-async fn write(writer: &mut SqliteConnection, commit: &Commit<'_>) -> Result<(), StoreError> {
+async fn write(writer: &mut SqliteConnection, commit: &Commit<'_>, secrets: &Secrets) -> Result<(), StoreError> {
     let mut transaction = writer.begin_with("begin immediate").await?;
     let revision = commit.revision;
     sqlx::query(
@@ -226,6 +281,20 @@ async fn write(writer: &mut SqliteConnection, commit: &Commit<'_>) -> Result<(),
             return Err(StoreError::Damaged(format!("{} live resources are gone", rows.len() as u64 - closed)));
         }
     }
+    let mut sealed = std::collections::HashMap::new();
+    for stored in commit.added {
+        let cannot = |_| StoreError::Seal { kind: stored.kind.noun(), name: stored.name.to_string() };
+        if let Some(body) = secrets.seal(stored.kind, &stored.name, &stored.body).map_err(cannot)? {
+            sealed.insert(stored.row, body);
+        }
+    }
+    if !sealed.is_empty() {
+        let proof = secrets.proof().map_err(|_| StoreError::Damaged("a secret without a key".to_owned()))?;
+        sqlx::query("update store_meta set secrets_proof = ? where secrets_proof is null")
+            .bind(proof)
+            .execute(&mut *transaction)
+            .await?;
+    }
     for rows in commit.added.chunks(ROWS_PER_STATEMENT) {
         let mut query =
             QueryBuilder::new("insert into resource (id, kind, name, owner, from_revision, content_hash, body) ");
@@ -237,7 +306,7 @@ async fn write(writer: &mut SqliteConnection, commit: &Commit<'_>) -> Result<(),
                 .push_bind(stored.owner.as_ref())
                 .push_bind(stored.revision.cast_signed())
                 .push_bind(stored.hash.as_bytes().as_slice())
-                .push_bind(stored.body.as_ref());
+                .push_bind(sealed.get(&stored.row).map_or(stored.body.as_ref(), Vec::as_slice));
         });
         query.build().execute(&mut *transaction).await?;
     }
@@ -284,8 +353,15 @@ fn random_id() -> io::Result<String> {
 /// Id, kind, name, owner, revision, hash, body.
 type ResourceRow = (i64, i32, String, String, i64, Vec<u8>, Vec<u8>);
 
-fn stored((row, kind, name, owner, revision, hash, body): ResourceRow) -> Result<Stored, StoreError> {
+fn stored(
+    (row, kind, name, owner, revision, hash, body): ResourceRow,
+    secrets: &Secrets,
+) -> Result<Stored, StoreError> {
     let kind = Kind::try_from(kind).map_err(|_| StoreError::Damaged(format!("resource {row} has kind {kind}")))?;
+    let opened = secrets.open(kind, &name, &body);
+    let opened =
+        opened.map_err(|error| StoreError::Damaged(format!("the secret of {} {name:?}: {error}", kind.noun())))?;
+    let body = opened.unwrap_or(body);
     let computed = ContentHash::of(kind, &name, &body);
     if computed.as_bytes().as_slice() != hash {
         return Err(StoreError::Damaged(format!("{} {name:?} is not what was stored", kind.noun())));

@@ -23,12 +23,12 @@ pub struct Valid {
     pub snapshot: Snapshot,
 }
 
-/// Parses and compiles documents as if there were nothing else.
+/// Parses and compiles documents as if there were nothing else. `contents` are what their references stand for.
 ///
 /// # Errors
 /// Every fault, in the order of the input.
-pub fn check(documents: Vec<wire::Document>) -> Result<Valid, Vec<wire::Fault>> {
-    let mut parsed = manifest::parse(documents);
+pub fn check(documents: Vec<wire::Document>, contents: Vec<wire::Content>) -> Result<Valid, Vec<wire::Fault>> {
+    let mut parsed = manifest::parse_with(documents, contents);
     let mut changes: Vec<wire::Change> = parsed.resources.iter().filter_map(change).collect();
     changes.extend(stand_ins(&parsed.broken));
     let (snapshot, compiled) = match Snapshot::default().compile(1, &changes) {

@@ -33,6 +33,7 @@ use crate::{
     sync::{Config, ConfigError, Sync, SyncStatus},
     telemetry::{
         access_log::Sink,
+        certificates::CertificateCollector,
         log::Log,
         metrics::{RequestCollector, RequestMetrics},
     },
@@ -153,6 +154,8 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     }
     let metrics = Arc::new(RequestMetrics::default());
     registry.register_collector(Box::new(RequestCollector(Arc::clone(&metrics))));
+    let cell = Arc::new(SnapshotCell::default());
+    registry.register_collector(Box::new(CertificateCollector(Arc::clone(&cell))));
     let health = Arc::new(Health::default());
     let names = Arc::new(Names::default());
     registry.register_collector(Box::new(NameCollector(Arc::clone(&names))));
@@ -168,7 +171,6 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let admin = admin_listener.local_addr()?;
 
     let (sink, log_writer) = open_access_log(&settings.access_log)?.unzip();
-    let cell = Arc::new(SnapshotCell::default());
     let shared = Arc::new(Shared {
         snapshot: Arc::clone(&cell),
         metrics,

@@ -1,23 +1,29 @@
-//! A client's connection: one request after another, until either side has enough.
+//! A client's connection: one request after another, until either side has enough; or all of it HTTP/2's, if the client
+//! begins so.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io,
     rc::Rc,
-    task::{Context, Poll},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
     time::Duration,
 };
 
-use tokio::{io::ReadBuf, net::TcpStream, time::Instant};
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
+    body::{Sink, Source},
     error::ProxyError,
     http1::head::{HeadError, RequestHead},
+    http2::{self, Outgoing},
     limit::Limit,
-    listener::ListenerName,
+    listener::ListenerState,
     proxy::{self, After},
-    stream::{self, Input, Output, Pressure},
+    stream::{Pressure, Stream},
     timer::Timer,
+    tls,
     worker::{Peer, Policy, Registered, Scratch, Worker},
 };
 
@@ -35,9 +41,9 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Client<'a> {
     /// What it sends.
-    pub input: Input<'a>,
+    pub input: Source<'a>,
     /// What it gets.
-    pub output: Output<'a>,
+    pub output: Sink<'a>,
     /// Who it is.
     pub peer: &'a Peer,
     /// The name of the listener it came in by.
@@ -46,11 +52,22 @@ pub struct Client<'a> {
     pub timer: &'a mut Timer,
     /// Whether it takes what it gets.
     pub pressure: &'a Pressure,
+    /// The stream of the request, if it came by HTTP/2: tells whether the client has given it up.
+    pub stream: Option<&'a RefCell<Outgoing>>,
+}
+
+/// What follows what the client has sent so far.
+enum Next {
+    After(After),
+    /// It speaks HTTP/2, from the first byte on.
+    Http2,
 }
 
 /// How much longer a connection may go on.
 #[derive(Debug)]
 struct Life {
+    /// It has sent nothing yet.
+    fresh: bool,
     requests_left: Option<u64>,
     ends: Option<Instant>,
 }
@@ -60,6 +77,7 @@ impl Life {
         // Connections that came together must not all come again together.
         let shorter = |age: Duration| age.mul_f64(1.0 - fastrand::f64() / 10.0);
         Self {
+            fresh: true,
             requests_left: policy.requests_per_connection_max,
             ends: policy.connection_age_max.map(|age| Instant::now() + shorter(age)),
         }
@@ -93,38 +111,77 @@ fn within_bounds(
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Peer, listener: Rc<ListenerName>) {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listener: Rc<ListenerState>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
     let mut timer = Timer::default();
+    let mut stream = match listener.tls() {
+        None => Stream::from(stream),
+        Some(server) => match Box::pin(shake_hands(&worker, stream, &server, &mut timer)).await {
+            None => return,
+            Some((stream, accepted)) => {
+                peer.tls = Some(accepted);
+                stream
+            }
+        },
+    };
     let mut life = Life::begin(&worker.shared.policy);
-    let mut fresh = true;
-    while await_request(&worker, &stream, &mut timer, fresh).await {
-        fresh = false;
+    if stream.agreed_on(b"h2") {
+        return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
+    }
+    while await_request(&worker, &stream, &mut timer, life.fresh).await {
         let mut scratch = worker.lend();
-        let after = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life).await;
-        if after == After::Close {
-            linger(&mut stream, &mut scratch, &mut timer).await;
+        let next = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life).await;
+        life.fresh = false;
+        match next {
+            Next::After(After::Close) => linger(&mut stream, &mut scratch, &mut timer).await,
+            Next::After(_) => {}
+            Next::Http2 => stream.unread(scratch.client_in.split()),
         }
         worker.give_back(scratch);
-        match after {
-            After::KeepAlive => {}
-            After::Close => break,
-            After::Abort => {
-                // A reset, so that the client cannot take a cut answer for a whole one.
-                let _ = stream.set_zero_linger();
+        match next {
+            Next::After(After::KeepAlive) => stream.shrink(),
+            Next::After(After::Close) => break,
+            Next::After(After::Abort) => {
+                stream.reset_on_close();
                 break;
             }
+            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer).await,
         }
     }
 }
 
+/// Gives the connection to HTTP/2, to its end.
+async fn serve_http2(worker: &Rc<Worker>, stream: Stream, peer: Peer, listener: &ListenerState, timer: &mut Timer) {
+    // In a box: who speaks HTTP/1.1 does not pay for its size.
+    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer)).await;
+}
+
+/// Begins TLS; `None` if that failed, which the client was told.
+async fn shake_hands(
+    worker: &Worker,
+    mut tcp: TcpStream,
+    server: &Arc<tls::Server>,
+    timer: &mut Timer,
+) -> Option<(Stream, tls::Accepted)> {
+    let gauges = &worker.shared.metrics.gauges;
+    match timer.within(worker.shared.policy.tls_handshake_timeout, server.accept(&mut tcp)).await {
+        Ok(Ok((session, accepted))) => return Some((Stream::with_tls(tcp, session), accepted)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            gauges.handshakes_failed.fetch_add(1, Relaxed);
+        }
+        Err(_) => worker.count_limit(Some(Limit::TlsHandshakeTime)),
+    }
+    None
+}
+
 /// Waits for the first byte of a request, holding nothing but the connection. False when there will be none. Who is
 /// `fresh` has sent nothing yet: it has less time, but also a moment to speak when the worker drains.
-async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, fresh: bool) -> bool {
+async fn await_request(worker: &Worker, stream: &Stream, timer: &mut Timer, fresh: bool) -> bool {
     let policy = &worker.shared.policy;
-    let readable = poll_fn(|cx| match poll_readable(stream, fresh, cx) {
-        Poll::Ready(ready) => Poll::Ready(ready),
-        Poll::Pending if worker.draining() && !fresh => Poll::Ready(has_bytes(stream)),
+    let readable = poll_fn(|cx| match stream.poll_readable(cx, fresh) {
+        Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+        Poll::Pending if worker.draining() && !fresh => Poll::Ready(stream.has_bytes()),
         Poll::Pending => Poll::Pending,
     });
     let span = match fresh {
@@ -141,63 +198,62 @@ async fn await_request(worker: &Worker, stream: &TcpStream, timer: &mut Timer, f
     }
 }
 
-/// The runtime takes a fresh socket for readable until the system says that it is not.
-fn poll_readable(stream: &TcpStream, fresh: bool, cx: &mut Context<'_>) -> Poll<bool> {
-    if fresh {
-        return stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map(|peeked| peeked.is_ok());
-    }
-    stream.poll_read_ready(cx).map(|ready| ready.is_ok())
-}
-
-/// Asks the system, not the runtime, which may not know yet: a request that has arrived is served.
-fn has_bytes(stream: &TcpStream) -> bool {
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    socket2::SockRef::from(stream).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
-}
-
 /// Serves what the client has sent, one request after another.
 async fn serve_requests(
     worker: &Worker,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     scratch: &mut Scratch,
     peer: &Peer,
-    listener: &ListenerName,
+    listener: &ListenerState,
     timer: &mut Timer,
     life: &mut Life,
-) -> After {
-    let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded } = scratch;
+) -> Next {
+    let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } =
+        scratch;
     let pressure = Pressure::default();
-    let listener: &str = &listener.get();
-    let (input, output) = stream::split(stream, client_in, client_out, &pressure);
-    let mut client = Client { input, output, peer, listener, timer, pressure: &pressure };
+    let listener: &str = &listener.name();
+    let (input, output) = stream.split(client_in, client_out, &pressure);
+    let (input, output) = (Source::http1(input), Sink::Http1(output));
+    let mut client = Client { input, output, peer, listener, timer, pressure: &pressure, stream: None };
     let policy = &worker.shared.policy;
     let head_timeout = policy.head_timeout;
     loop {
         let mut deadline = None;
+        let Source::Http1 { input, .. } = &mut client.input else { return Next::Http2 };
         let parsed = loop {
-            let buffered = client.input.buffer.len();
-            let parsed = request.parse(client.input.buffer);
-            match parsed.and_then(|parsed| within_bounds(parsed, buffered, request, policy)) {
-                Ok(Some(bytes)) => break Ok(bytes),
-                Ok(None) => {}
-                Err(error) => break Err(ProxyError::BadHead(error)),
+            if !std::mem::take(&mut life.fresh) || !http2::begins(input.buffer) {
+                let buffered = input.buffer.len();
+                let parsed = request.parse(input.buffer);
+                match parsed.and_then(|parsed| within_bounds(parsed, buffered, request, policy)) {
+                    Ok(Some(bytes)) => break Ok(bytes),
+                    Ok(None) => {}
+                    Err(error) => break Err(ProxyError::BadHead(error)),
+                }
+            } else if input.buffer.len() >= http2::PREFACE.len() {
+                return Next::Http2;
+            } else {
+                // Nothing, or the beginning of either.
+                life.fresh = true;
             }
             let filled = match deadline {
                 // What has come is read without asking the clock; usually it is a whole head.
-                None if client.input.buffer.is_empty() => client.timer.within(head_timeout, client.input.fill()).await,
+                None if input.buffer.is_empty() => client.timer.within(head_timeout, input.fill()).await,
                 _ => {
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + head_timeout);
-                    client.timer.until(deadline, client.input.fill()).await
+                    client.timer.until(deadline, input.fill()).await
                 }
             };
             match filled {
-                Ok(Ok(0)) if client.input.buffer.is_empty() => return After::Close,
-                Ok(Ok(0) | Err(_)) => return After::Abort,
+                Ok(Ok(0) | Err(_)) if input.buffer.is_empty() => return Next::After(After::Close),
+                Ok(Ok(0) | Err(_)) => return Next::After(After::Abort),
                 Ok(Ok(_)) => {}
-                Err(_) if client.input.buffer.is_empty() => return After::KeepAlive,
+                Err(_) if input.buffer.is_empty() => return Next::After(After::KeepAlive),
                 Err(_) => break Err(ProxyError::RequestTimeout),
             }
         };
+        if let Ok(bytes) = parsed {
+            bytes::Buf::advance(input.buffer, bytes);
+        }
         let exchange = proxy::Exchange {
             worker,
             client: &mut client,
@@ -209,8 +265,7 @@ async fn serve_requests(
             upstream_out,
         };
         let after = match parsed {
-            Ok(bytes) => {
-                bytes::Buf::advance(exchange.client.input.buffer, bytes);
+            Ok(_) => {
                 if let Some(limit) = life.spend() {
                     exchange.request.connection.close = true;
                     worker.count_limit(Some(limit));
@@ -220,23 +275,24 @@ async fn serve_requests(
             Err(error) => proxy::refuse(exchange, error).await,
         };
         if after != After::KeepAlive {
-            return after;
+            return Next::After(after);
         }
+        let Source::Http1 { input, .. } = &mut client.input else { return Next::Http2 };
         // Some clients end a body with an empty line that does not belong to it.
-        while client.input.buffer.starts_with(b"\r\n") {
-            bytes::Buf::advance(client.input.buffer, 2);
+        while input.buffer.starts_with(b"\r\n") {
+            bytes::Buf::advance(input.buffer, 2);
         }
-        if client.input.buffer.is_empty() {
-            return After::KeepAlive;
+        if input.buffer.is_empty() {
+            return Next::After(After::KeepAlive);
         }
     }
 }
 
 /// Says that no more will come, and reads what the client still sends until it has read the answer.
-async fn linger(stream: &mut TcpStream, scratch: &mut Scratch, timer: &mut Timer) {
+async fn linger(stream: &mut Stream, scratch: &mut Scratch, timer: &mut Timer) {
     let pressure = Pressure::default();
     let Scratch { client_in, client_out, .. } = scratch;
-    let (mut input, mut output) = stream::split(stream, client_in, client_out, &pressure);
+    let (mut input, mut output) = stream.split(client_in, client_out, &pressure);
     let deadline = Instant::now() + LINGER;
     let drain = async {
         output.shutdown().await?;

@@ -7,8 +7,6 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::http1::write;
-
 /// How long the text of a date is: "Sun, 06 Nov 1994 08:49:37 GMT".
 const DATE_BYTES: usize = 29;
 
@@ -20,13 +18,12 @@ pub struct DateCache {
 }
 
 impl DateCache {
-    /// Writes the Date field (RFC 9110 section 6.6.1).
-    pub fn write_field(&self, out: &mut Vec<u8>, now: Instant) {
-        let text = match self.date.get() {
+    /// The value of a Date field (RFC 9110 section 6.6.1).
+    pub fn text(&self, now: Instant) -> [u8; DATE_BYTES] {
+        match self.date.get() {
             Some((text, until)) if now < until => text,
             _ => self.format(now, SystemTime::now()),
-        };
-        write::field(out, "Date", &text);
+        }
     }
 
     fn format(&self, now: Instant, time: SystemTime) -> [u8; DATE_BYTES] {
@@ -47,9 +44,7 @@ mod tests {
     use super::*;
 
     fn written(cache: &DateCache, now: Instant) -> String {
-        let mut out = Vec::new();
-        cache.write_field(&mut out, now);
-        String::from_utf8(out).expect("is text")
+        String::from_utf8(cache.text(now).to_vec()).expect("is text")
     }
 
     #[test]
@@ -57,8 +52,8 @@ mod tests {
         let cache = DateCache::default();
         let now = Instant::now();
         cache.format(now, UNIX_EPOCH + Duration::from_millis(784_111_777_400));
-        assert_eq!(written(&cache, now), "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
-        assert_eq!(written(&cache, now + Duration::from_millis(599)), "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+        assert_eq!(written(&cache, now), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(written(&cache, now + Duration::from_millis(599)), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert!(!written(&cache, now + Duration::from_millis(600)).contains("1994"));
     }
 }

@@ -18,6 +18,8 @@ pub enum ProxyError {
     BadTarget(canonical::Refused),
     /// The target is in a form that the gateway does not serve, or contradicts the Host field.
     BadForm,
+    /// The host is another's than the TLS connection that the request came on (RFC 9110 section 15.5.20).
+    Misdirected,
     /// CONNECT.
     MethodNotAllowed,
     /// The request's body does not follow the protocol.
@@ -66,6 +68,7 @@ impl ProxyError {
             Self::BadHead(HeadError::Version) => 505,
             Self::BadHead(HeadError::Expectation) => 417,
             Self::BadHead(_) | Self::BadTarget(_) | Self::BadForm | Self::BadBody(_) => 400,
+            Self::Misdirected => 421,
             Self::MethodNotAllowed => 405,
             Self::BodyTooLarge => 413,
             Self::RequestTimeout | Self::RequestBodyTimeout => 408,
@@ -95,6 +98,7 @@ impl ProxyError {
             ) => "bad_framing",
             Self::BadHead(HeadError::Malformed) => "bad_request",
             Self::BadTarget(_) | Self::BadForm => "bad_target",
+            Self::Misdirected => "misdirected",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BadBody(_) => "bad_body",
             Self::BodyTooLarge => "body_too_large",
@@ -146,6 +150,7 @@ impl ProxyError {
             Self::BadHead(error) => error.to_string(),
             Self::BadTarget(refused) => refused.to_string(),
             Self::BadForm => "the request target has the wrong form or contradicts the Host field".into(),
+            Self::Misdirected => "the host is not served on this connection; make another for it".into(),
             Self::MethodNotAllowed => "the method is not served here".into(),
             Self::BadBody(error) => error.to_string(),
             Self::BodyTooLarge => "the request body is too large".into(),

@@ -59,6 +59,16 @@ impl Fields {
         self.entries.push(Entry { name, value: value_start..self.values.len() as u32 });
     }
 
+    /// Adds a line at the end whose value `write` appends; what it appends is a valid value.
+    #[allow(clippy::cast_possible_truncation, reason = "a head is bounded far below 4 GiB")]
+    pub fn append_with(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let (name_start, value_start) = (self.names.len() as u32, self.values.len() as u32);
+        self.names.push_str(name);
+        write(&mut self.values);
+        let name = name_start..self.names.len() as u32;
+        self.entries.push(Entry { name, value: value_start..self.values.len() as u32 });
+    }
+
     /// Replaces every line of that name by one.
     pub fn set(&mut self, name: &str, value: &[u8]) {
         self.remove(name);

@@ -1,7 +1,9 @@
 //! What a proxy changes in the heads that pass through it: hop-by-hop fields end here, identities of the gateway
 //! cannot be forged, and the upstream learns who the client is.
 
-use std::net::IpAddr;
+use std::{io, net::IpAddr};
+
+use http::HeaderMap;
 
 use crate::{
     fields::Fields,
@@ -10,6 +12,7 @@ use crate::{
         head::{Connection, RequestHead, ResponseHead, defines_body},
         write,
     },
+    http2, tls,
 };
 
 /// The most entries of an `X-Forwarded-For` or `Forwarded` chain that are believed and passed on; the oldest go first.
@@ -295,11 +298,13 @@ pub struct Identity<'a> {
     pub peer: &'a str,
     /// What trusted proxies said.
     pub forwarded: &'a Forwarded,
+    /// The client came over TLS; then this is what its certificate says of it, if it showed one.
+    pub tls: Option<Option<&'a str>>,
     /// Whether the connection is to be upgraded to a WebSocket.
     pub upgrade: bool,
 }
 
-/// Writes the header section of the upstream's request, with its empty line.
+/// Writes the header section of a request that goes upstream by HTTP/1.1, with its empty line.
 pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, identity: &Identity<'_>) {
     write::field(out, "Host", identity.host.as_bytes());
     for (name, value) in request.fields.iter() {
@@ -320,30 +325,64 @@ pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, identity: 
     } else if request.wants_trailers {
         out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
     }
-    let forwarded = identity.forwarded;
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    if !forwarded.chain.is_empty() {
-        out.extend_from_slice(&forwarded.chain);
-        out.extend_from_slice(b", ");
-    }
-    out.extend_from_slice(identity.peer.as_bytes());
-    out.extend_from_slice(b"\r\n");
-    let proto = forwarded.proto.unwrap_or("http");
-    write::field(out, "X-Forwarded-Proto", proto.as_bytes());
-    let host = if forwarded.host.is_empty() { identity.host.as_bytes() } else { &forwarded.host };
-    write::field(out, "X-Forwarded-Host", host);
-    if !forwarded.elements.is_empty() {
-        out.extend_from_slice(b"Forwarded: ");
-        out.extend_from_slice(&forwarded.elements);
-        out.extend_from_slice(b", for=");
-        let v6 = identity.peer.contains(':');
-        out.extend_from_slice(if v6 { b"\"[" } else { b"" });
-        out.extend_from_slice(identity.peer.as_bytes());
-        out.extend_from_slice(if v6 { b"]\";proto=" } else { b";proto=" });
-        out.extend_from_slice(proto.as_bytes());
+    identity_fields(identity, |name, value| {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        value.iter().for_each(|part| out.extend_from_slice(part));
         out.extend_from_slice(b"\r\n");
-    }
+    });
     out.extend_from_slice(b"\r\n");
+}
+
+/// Adds the fields of a request that goes upstream by HTTP/2.
+///
+/// # Errors
+/// `InvalidData` for what cannot stand there; it was checked when it came, so there is none.
+pub fn add_request_fields(map: &mut HeaderMap, request: &RequestHead, identity: &Identity<'_>) -> io::Result<()> {
+    map.reserve(request.fields.len() + 4);
+    for (name, value) in request.fields.iter() {
+        http2::head::append(map, name, value)?;
+    }
+    if let Framing::Length(length) = request.framing {
+        map.insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    if request.expects_continue && request.framing != Framing::Empty {
+        http2::head::append(map, "expect", b"100-continue")?;
+    }
+    if request.wants_trailers {
+        http2::head::append(map, "te", b"trailers")?;
+    }
+    let mut added = Ok(());
+    identity_fields(identity, |name, value| {
+        let result = http2::head::append(map, name, &value.concat());
+        if added.is_ok() {
+            added = result;
+        }
+    });
+    added
+}
+
+/// Every field that says who the client is, with its value in parts.
+fn identity_fields(identity: &Identity<'_>, mut field: impl FnMut(&str, &[&[u8]])) {
+    let forwarded = identity.forwarded;
+    let peer = identity.peer.as_bytes();
+    if forwarded.chain.is_empty() {
+        field("X-Forwarded-For", &[peer]);
+    } else {
+        field("X-Forwarded-For", &[&forwarded.chain, b", ", peer]);
+    }
+    if let Some(Some(certificate)) = identity.tls {
+        field(tls::identity::FIELD, &[certificate.as_bytes()]);
+    }
+    let proto = forwarded.proto.unwrap_or(if identity.tls.is_some() { "https" } else { "http" });
+    field("X-Forwarded-Proto", &[proto.as_bytes()]);
+    let host = if forwarded.host.is_empty() { identity.host.as_bytes() } else { &forwarded.host };
+    field("X-Forwarded-Host", &[host]);
+    if !forwarded.elements.is_empty() {
+        let (open, close): (&[u8], &[u8]) =
+            if identity.peer.contains(':') { (b"\"[", b"]\";proto=") } else { (b"", b";proto=") };
+        field("Forwarded", &[&forwarded.elements, b", for=", open, peer, close, proto.as_bytes()]);
+    }
 }
 
 /// How a response goes to its client.
@@ -363,7 +402,9 @@ impl Reply {
             (Framing::Chunked | Framing::UntilClose, Version::Http10) => {
                 Self { framing: Framing::UntilClose, keep_alive: false }
             }
-            (Framing::Chunked | Framing::UntilClose, Version::Http11) => Self { framing: Framing::Chunked, keep_alive },
+            (Framing::Chunked | Framing::UntilClose, Version::Http11 | Version::Http2) => {
+                Self { framing: Framing::Chunked, keep_alive }
+            }
             (framing, _) => Self { framing, keep_alive },
         }
     }
@@ -377,7 +418,7 @@ impl Reply {
         match (self.keep_alive, version) {
             (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
             (true, Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
-            (true, Version::Http11) => {}
+            (true, Version::Http11 | Version::Http2) => {}
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
 };
 
@@ -21,18 +22,24 @@ use rustygate_proto::{
 use crate::snapshot::fault;
 
 /// The kinds that a set may hold, in the order of [`Held::image`].
-const KINDS: [Kind; 4] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route];
+const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
 
 /// One resource as it was sent.
-#[derive(Debug)]
 pub struct Resource {
-    /// Listener, backend, plugin or route.
+    /// What it is.
     pub kind: Kind,
     /// Unique within its kind.
     pub name: Arc<str>,
     /// The encoded `Resource`; a copy of its own, so that it does not keep the chunk that it came in.
     pub bytes: Bytes,
     hash: ContentHash,
+}
+
+/// Without the bytes: there may be a secret in them.
+impl fmt::Debug for Resource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Resource").field("kind", &self.kind).field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A whole set of resources at one revision of one store.

@@ -9,7 +9,7 @@ pub mod body;
 pub mod head;
 pub mod write;
 
-/// The two versions spoken.
+/// The versions spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// No persistent connections unless asked for, no chunks, no 1xx.
@@ -17,6 +17,8 @@ pub enum Version {
     /// The normal one.
     #[default]
     Http11,
+    /// Frames instead of text; heads and bodies mean the same.
+    Http2,
 }
 
 /// Where a message's body ends (RFC 9112 section 6.3).

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod app;
+mod body;
 pub mod canonical;
 mod client;
 mod date;
@@ -12,9 +13,11 @@ pub mod disk;
 pub mod error;
 pub mod fields;
 mod forward;
+pub mod grpc;
 mod health;
 pub mod held;
 pub mod http1;
+mod http2;
 pub mod limit;
 mod listener;
 mod live;
@@ -31,5 +34,7 @@ mod target;
 pub mod telemetry;
 mod threads;
 mod timer;
+pub mod tls;
 mod upstream;
+mod websocket;
 mod worker;

@@ -18,6 +18,7 @@ use crate::{
     client,
     error::ProxyError,
     http1::write,
+    tls,
     worker::{Peer, Shared, Worker},
 };
 
@@ -63,39 +64,51 @@ fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// A listener's name in one worker. It can change while connections that came in by it are open.
+/// What one worker knows of a listener. It can change while connections that came in by it are open: they take the new
+/// name, and keep the TLS that they came in with.
 #[derive(Debug)]
-pub struct ListenerName(RefCell<Rc<str>>);
+pub struct ListenerState {
+    name: RefCell<Rc<str>>,
+    tls: RefCell<Option<Arc<tls::Server>>>,
+}
 
-impl ListenerName {
+impl ListenerState {
     /// A listener of that name.
-    pub fn new(name: &str) -> Self {
-        Self(RefCell::new(name.into()))
+    pub fn new(name: &str, tls: Option<Arc<tls::Server>>) -> Self {
+        Self { name: RefCell::new(name.into()), tls: RefCell::new(tls) }
     }
 
     /// The present name.
-    pub fn get(&self) -> Rc<str> {
-        Rc::clone(&self.0.borrow())
+    pub fn name(&self) -> Rc<str> {
+        Rc::clone(&self.name.borrow())
     }
 
-    /// Another name for the same listener.
-    pub fn set(&self, name: &str) {
-        *self.0.borrow_mut() = name.into();
+    /// TLS for a connection that comes in now; `None` for one in the clear.
+    pub fn tls(&self) -> Option<Arc<tls::Server>> {
+        self.tls.borrow().clone()
+    }
+
+    /// Another name and other TLS for the same listener, from the next connection on.
+    pub fn set(&self, name: &str, tls: Option<Arc<tls::Server>>) {
+        if **self.name.borrow() != *name {
+            *self.name.borrow_mut() = name.into();
+        }
+        *self.tls.borrow_mut() = tls;
     }
 }
 
 /// Accepts clients until told to stop; then those that the kernel has already accepted are served too.
-pub async fn accept(worker: Rc<Worker>, listener: TcpListener, name: Rc<ListenerName>, stop: CancellationToken) {
+pub async fn accept(worker: Rc<Worker>, listener: TcpListener, state: Rc<ListenerState>, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, address)) => admit(&worker, stream, address, &name),
+            Ok((stream, address)) => admit(&worker, stream, address, &state),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, listener = %name.get(), "cannot accept; is the limit of open files too low?");
+                tracing::warn!(%error, listener = %state.name(), "cannot accept; is the limit of open files too low?");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -105,12 +118,12 @@ pub async fn accept(worker: Rc<Worker>, listener: TcpListener, name: Rc<Listener
     while let Ok((stream, address)) = listener.accept() {
         let adopted = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = adopted {
-            admit(&worker, stream, address, &name);
+            admit(&worker, stream, address, &state);
         }
     }
 }
 
-fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, name: &Rc<ListenerName>) {
+fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, state: &Rc<ListenerState>) {
     let gauges = &worker.shared.metrics.gauges;
     gauges.accepted.fetch_add(1, Relaxed);
     let place = match Place::take(&worker.shared, address.ip()) {
@@ -118,13 +131,16 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, name: &Rc<
         Err(error) => {
             gauges.refused.fetch_add(1, Relaxed);
             worker.count_limit(error.limit());
-            refuse(&stream, error);
+            // In the clear: who wants TLS takes a close for what it is.
+            if state.tls().is_none() {
+                refuse(&stream, error);
+            }
             return;
         }
     };
     // Without it a small answer may wait for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), Rc::clone(name));
+    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), Rc::clone(state));
     tokio::task::spawn_local(async move {
         let _place = place;
         served.await;

@@ -12,22 +12,24 @@ mod flow;
 mod reply;
 mod uplink;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use self::{attempt::Failure, uplink::Upload};
+use self::{attempt::Failure, flow::Flow, uplink::Upload};
 use crate::{
+    body::{Sink, Source},
     canonical,
     client::Client,
     error::ProxyError,
     forward::{self, Forwarded},
     http1::{
         Framing, Version,
+        body::Piece,
         head::{RequestHead, ResponseHead},
     },
-    plugin::{Flow, Plugin},
+    plugin::{self, Plugin},
     route::RequestView,
     snapshot::{Rule, WeightedBackend},
     target::Target,
@@ -98,6 +100,7 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
     let mut record = Record::begin();
     let mut upload = Upload::new(x.request.framing, x.worker.shared.policy.body_bytes_max);
     let mut rule = None;
+    x.client.input.begin(x.request.framing);
     let result = handle(&mut x, &mut upload, &mut record, &mut rule).await;
     let after = match result {
         Ok(after) => after,
@@ -105,11 +108,11 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
             record.reason = error.reason();
             x.worker.count_limit(error.limit());
             // What is in the buffer now is half of an interim answer, of which some may be with the client already.
-            let half_sent = record.status != 0 || !x.client.output.buffer.is_empty();
+            let half_sent = record.status != 0 || x.client.output.holds_some();
             if half_sent || error == ProxyError::ClientGone {
                 After::Abort
             } else {
-                reply::error(&mut x, &mut upload, &mut record, rule.as_deref(), error).await
+                reply::error(&mut x, &mut record, rule.as_deref(), error).await
             }
         }
     };
@@ -127,7 +130,8 @@ pub async fn refuse(mut x: Exchange<'_, '_>, error: ProxyError) -> After {
     x.request.method.clear();
     *x.target = Target::default();
     x.forwarded.client = Some(x.client.peer.address);
-    let after = reply::error(&mut x, &mut Upload::new(Framing::Empty, 0), &mut record, None, error).await;
+    x.client.input.begin(Framing::Empty);
+    let after = reply::error(&mut x, &mut record, None, error).await;
     record.end(&x, None);
     if after == After::KeepAlive { After::Close } else { after }
 }
@@ -144,6 +148,9 @@ async fn handle(
     let trusted = x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
     forward::admit_request(&mut x.request.fields, &x.request.connection, trusted);
     x.target.read(x.request)?;
+    if x.client.peer.tls.as_ref().is_some_and(|tls| !tls.is_for(&x.target.host)) {
+        return Err(ProxyError::Misdirected);
+    }
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.
@@ -177,8 +184,8 @@ async fn handle(
 
     // Plugins see end-to-end fields only; the first to answer ends the request here.
     for plugin in rule.plugins.iter().chain(&chosen.plugins) {
-        if let Flow::Respond(answer) = plugin.on_request(&mut x.request.fields) {
-            return Ok(reply::local(x, upload, record, Some(rule), answer).await);
+        if let plugin::Flow::Respond(answer) = plugin.on_request(&mut x.request.fields) {
+            return Ok(reply::local(x, record, Some(rule), answer).await);
         }
     }
 
@@ -222,7 +229,7 @@ async fn send(
         }
         match failure {
             // The server had closed the connection while it lay in the pool: the request was never looked at.
-            Failure::Stale(_) if idempotent && !fresh => {
+            Failure::Stale { unseen, .. } if (idempotent || unseen) && !fresh => {
                 fresh = true;
                 continue;
             }
@@ -302,6 +309,26 @@ async fn yield_now_and_then(carried: &mut usize, bytes: usize) {
     if *carried >= BYTES_PER_TURN {
         *carried = 0;
         tokio::task::yield_now().await;
+    }
+}
+
+/// Carries what one side of a tunnel sends to the other, as it comes, and says there when it has ended.
+async fn carry(from: &mut Source<'_>, to: &mut Sink<'_>, flow: &Flow) -> io::Result<()> {
+    from.begin(Framing::UntilClose);
+    loop {
+        match from.next().map_err(io::Error::other)? {
+            Piece::Data(bytes) => {
+                to.piece(Framing::UntilClose, from, bytes, |_| {}).await?;
+                to.flush().await?;
+                flow.progress();
+            }
+            Piece::More => {
+                if from.fill().await? == 0 {
+                    from.closed().map_err(io::Error::other)?;
+                }
+            }
+            Piece::End => return to.shutdown().await,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     resolve::Resolver,
     snapshot::{Snapshot, SnapshotCell, fault},
     threads::Threads,
+    tls,
 };
 
 /// The listener that is used when the configuration has none.
@@ -42,8 +43,16 @@ pub struct Publisher {
 struct Bound {
     key: u64,
     name: Arc<str>,
+    tls: Option<Arc<tls::Server>>,
     /// As it is: the configured port may be 0.
     address: SocketAddr,
+}
+
+/// A listener as a snapshot has it.
+struct Wanted {
+    name: Arc<str>,
+    address: SocketAddr,
+    tls: Option<Arc<tls::Server>>,
 }
 
 impl Publisher {
@@ -96,17 +105,18 @@ impl Publisher {
         let mut added = Vec::new();
         let mut faults = Vec::new();
         let mut key = bound.values().map(|bound| bound.key + 1).max().unwrap_or(0);
-        for (name, configured) in wanted {
+        for Wanted { name, address: configured, tls } in wanted {
             if let Some(known) = bound.get(&configured) {
-                next.insert(configured, Bound { name, ..known.clone() });
+                next.insert(configured, Bound { name, tls, ..known.clone() });
                 continue;
             }
             // Of another address of the same port we may be the one who has it.
             let ours = bound.values().any(|bound| bound.address.port() == configured.port());
             match listener::bind(configured, self.threads.len(), ours) {
                 Ok((address, sockets)) => {
-                    next.insert(configured, Bound { key, name: Arc::clone(&name), address });
-                    added.push((key, name, sockets));
+                    let new = Bound { key, name, tls, address };
+                    next.insert(configured, new.clone());
+                    added.push((new, sockets));
                     key += 1;
                 }
                 Err(error) => faults.push(cannot_bind(&name, configured, &error)),
@@ -118,12 +128,14 @@ impl Publisher {
         self.resolver.prepare(snapshot.new_names()).await;
         let old = self.cell.swap(Arc::new(snapshot));
         for kept in next.values() {
-            if bound.values().any(|bound| bound.key == kept.key && bound.name != kept.name) {
-                self.threads.rename(kept.key, &kept.name);
+            // The socket stays, and so do its connections: those to come find what is new.
+            let differs = |before: &Bound| before.name != kept.name || before.tls != kept.tls;
+            if bound.values().any(|before| before.key == kept.key && differs(before)) {
+                self.threads.change(kept.key, &kept.name, kept.tls.as_ref());
             }
         }
-        for (key, name, sockets) in added {
-            self.threads.listen(key, &name, sockets).await;
+        for (new, sockets) in added {
+            self.threads.listen(new.key, &new.name, new.tls.as_ref(), sockets).await;
         }
         for (configured, dropped) in bound.iter() {
             if !next.contains_key(configured) {
@@ -146,14 +158,20 @@ impl Publisher {
         self.threads.drain();
     }
 
-    fn wanted(&self, snapshot: &Snapshot) -> Vec<(Arc<str>, SocketAddr)> {
+    fn wanted(&self, snapshot: &Snapshot) -> Vec<Wanted> {
         if self.draining.load(Relaxed) {
             return Vec::new();
         }
         if snapshot.listeners.is_empty() {
-            return vec![(DEFAULT_LISTENER.into(), self.default_listen)];
+            return vec![Wanted { name: DEFAULT_LISTENER.into(), address: self.default_listen, tls: None }];
         }
-        snapshot.listeners.iter().map(|listener| (Arc::clone(&listener.name), listener.address)).collect()
+        let listeners = snapshot.listeners.iter();
+        let wanted = listeners.map(|listener| Wanted {
+            name: Arc::clone(&listener.name),
+            address: listener.address,
+            tls: listener.tls.clone(),
+        });
+        wanted.collect()
     }
 }
 

@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 pub use self::cow_map::CowMap;
-use crate::{plugin::Plugin, route::Router};
+use crate::{plugin::Plugin, route::Router, tls};
 
 /// Identifies live state over pushes: the same thing has the same id in every snapshot and every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +56,11 @@ impl Snapshot {
         self.compiled.backends()
     }
 
+    /// Every certificate, by name.
+    pub fn certificates(&self) -> impl Iterator<Item = &Arc<tls::Certificate>> {
+        self.compiled.certificates.values()
+    }
+
     /// The host names, not addresses, of the backends that this snapshot's own changes brought; some may be known from
     /// before.
     #[must_use]
@@ -77,6 +82,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it is bound.
     pub address: SocketAddr,
+    /// TLS to its clients; `None` if they speak in the clear.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// What to do with the requests that one rule of a route matches.
@@ -116,7 +123,7 @@ pub struct WeightedBackend {
 }
 
 /// A set of interchangeable endpoints.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Backend {
     /// Key of its live state.
     pub id: Id,
@@ -130,16 +137,19 @@ pub struct Backend {
     pub schedule: Box<[u16]>,
     /// Active checks, if any.
     pub health_check: Option<HealthCheck>,
+    /// TLS to those of its endpoints that have https; `None` if none has.
+    pub tls: Option<Arc<tls::Client>>,
 }
 
 /// Where one server of a backend is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Key of its connection pool and health: the same host and port share them, whatever names them.
+    /// Key of its connection pool and health: the same host and port, spoken to in the same way (protocol, and all terms
+    /// of TLS), share them, whatever names them.
     pub id: Id,
     /// Lower case; an IPv6 address without brackets.
     pub host: Box<str>,
-    /// 80 unless the URL says otherwise.
+    /// 80, or 443 with https, unless the URL says otherwise.
     pub port: u16,
     /// "host" or "host:port" as a Host header would have it (brackets around IPv6, no default port).
     pub authority: Box<str>,
@@ -147,6 +157,30 @@ pub struct Endpoint {
     pub base_path: Box<str>,
     /// Share of the traffic.
     pub weight: u32,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// `None` if it is spoken to in the clear.
+    pub tls: Option<tls::client::EndpointTls>,
+}
+
+impl Endpoint {
+    /// "https" or "http".
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// What an endpoint speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, without asking: in the clear by prior knowledge, over TLS as the one thing offered.
+    H2,
+    /// Over TLS what it chooses (ALPN) of HTTP/2 and HTTP/1.1; HTTP/1.1 if it chooses nothing.
+    Negotiated,
 }
 
 /// How an endpoint is chosen.

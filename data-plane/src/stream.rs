@@ -1,16 +1,17 @@
-//! The two directions of a connection, each with its buffer, so that a request can go up while its response
-//! comes down.
+//! A connection's bytes, with TLS or without, and its two directions, each with its buffer, so that a request can go up
+//! while its response comes down.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
+    task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
@@ -20,6 +21,7 @@ use tokio::{
 use crate::{
     fields::Fields,
     http1::{Framing, write},
+    tls::session::Session,
 };
 
 /// Room for a read of a head or a small body.
@@ -31,10 +33,20 @@ const BULK_BYTES: usize = 128 << 10;
 /// Body pieces up to this size are copied behind what is already to be written, so that one call writes both.
 const COPY_BYTES_MAX: usize = 8 << 10;
 
+/// A connection.
+#[derive(Debug)]
+pub struct Stream {
+    tcp: TcpStream,
+    /// Read already, by who then found that it is not for him.
+    unread: BytesMut,
+    tls: Option<Box<RefCell<Session>>>,
+}
+
 /// What comes in.
 #[derive(Debug)]
 pub struct Input<'a> {
     half: ReadHalf<'a>,
+    tls: Option<&'a RefCell<Session>>,
     /// What has come and was not used yet.
     pub buffer: &'a mut BytesMut,
 }
@@ -43,6 +55,7 @@ pub struct Input<'a> {
 #[derive(Debug)]
 pub struct Output<'a> {
     half: WriteHalf<'a>,
+    tls: Option<&'a RefCell<Session>>,
     /// What is to go at the next [`Output::flush`].
     pub buffer: &'a mut Vec<u8>,
     pressure: &'a Pressure,
@@ -64,21 +77,156 @@ impl Pressure {
         self.blocked.get()
     }
 
+    /// A write was tried: whether it waits now.
+    pub fn note(&self, waits: bool) {
+        if self.blocked.replace(waits) && !waits {
+            self.moved.set(true);
+        }
+    }
+
     /// Whether something was taken, after a wait, since the last time this was asked.
     pub fn take_moved(&self) -> bool {
         self.moved.take()
     }
 }
 
-/// Both directions of a connection.
-pub fn split<'a>(
-    stream: &'a mut TcpStream,
-    input: &'a mut BytesMut,
-    output: &'a mut Vec<u8>,
-    pressure: &'a Pressure,
-) -> (Input<'a>, Output<'a>) {
-    let (read, write) = stream.split();
-    (Input { half: read, buffer: input }, Output { half: write, buffer: output, pressure })
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self { tcp, unread: BytesMut::new(), tls: None }
+    }
+}
+
+impl Stream {
+    /// With a session whose handshake is done.
+    #[must_use]
+    pub fn with_tls(tcp: TcpStream, session: Session) -> Self {
+        Self { tcp, unread: BytesMut::new(), tls: Some(Box::new(RefCell::new(session))) }
+    }
+
+    /// Whether both sides agreed on that protocol in their handshake (RFC 7301).
+    #[must_use]
+    pub fn agreed_on(&self, protocol: &[u8]) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.borrow().alpn() == Some(protocol))
+    }
+
+    /// Gives bytes back, for whoever takes the connection whole.
+    pub fn unread(&mut self, bytes: BytesMut) {
+        self.unread = bytes;
+    }
+
+    /// Both directions.
+    pub fn split<'a>(
+        &'a mut self,
+        input: &'a mut BytesMut,
+        output: &'a mut Vec<u8>,
+        pressure: &'a Pressure,
+    ) -> (Input<'a>, Output<'a>) {
+        let (read, write) = self.tcp.split();
+        let tls = self.tls.as_deref();
+        (Input { half: read, tls, buffer: input }, Output { half: write, tls, buffer: output, pressure })
+    }
+
+    /// Waits until there is something to read, holding no buffer meanwhile. The runtime takes a socket that is `fresh` for
+    /// readable until the system says that it is not, so that is asked.
+    pub fn poll_readable(&self, cx: &mut Context<'_>, fresh: bool) -> Poll<io::Result<()>> {
+        match &self.tls {
+            Some(tls) if tls.borrow().has_plain() => Poll::Ready(Ok(())),
+            None if fresh => self.tcp.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|_| ()),
+            _ => self.tcp.poll_read_ready(cx),
+        }
+    }
+
+    /// Whether bytes have come. Asks the system, not the runtime, which may not know yet.
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        self.tls.as_ref().is_some_and(|tls| tls.borrow().has_plain())
+            || socket2::SockRef::from(&self.tcp).peek(&mut byte).is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// Whether an idle connection is still one: no end, no error, and no byte that nobody asked for. Costs no system call
+    /// unless something has come.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        match &self.tls {
+            None => {
+                matches!(self.tcp.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Some(tls) => tls.borrow_mut().is_quiet(&self.tcp),
+        }
+    }
+
+    /// Gives back the memory that only a busy connection needs.
+    pub fn shrink(&self) {
+        if let Some(tls) = &self.tls {
+            tls.borrow_mut().shrink();
+        }
+    }
+
+    /// Makes the close of the connection a reset, so that the other side cannot take a cut answer for a whole one.
+    pub fn reset_on_close(&self) {
+        let _ = self.tcp.set_zero_linger();
+    }
+}
+
+// Whole, for the protocol that owns the connection.
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp, tls, unread } = self.get_mut();
+        if !unread.is_empty() {
+            let bytes = buffer.remaining().min(unread.len());
+            buffer.put_slice(&unread.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
+        match tls {
+            None => Pin::new(tcp).poll_read(cx, buffer),
+            Some(tls) => tls.get_mut().poll_read_into(cx, tcp, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { tcp, tls, .. } = self.get_mut();
+        match tls {
+            None => Pin::new(tcp).poll_write(cx, bytes),
+            Some(tls) => tls.get_mut().poll_write(cx, tcp, &[IoSlice::new(bytes)]),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self { tcp, tls, .. } = self.get_mut();
+        match tls {
+            None => Pin::new(tcp).poll_write_vectored(cx, parts),
+            Some(tls) => tls.get_mut().poll_write(cx, tcp, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp, tls, .. } = self.get_mut();
+        match tls {
+            None => Poll::Ready(Ok(())),
+            Some(tls) => tls.get_mut().poll_flush(cx, tcp),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp, tls, .. } = self.get_mut();
+        if let Some(tls) = tls {
+            let tls = tls.get_mut();
+            tls.close();
+            ready!(tls.poll_flush(cx, tcp))?;
+        }
+        Pin::new(tcp).poll_shutdown(cx)
+    }
 }
 
 impl Input<'_> {
@@ -87,8 +235,7 @@ impl Input<'_> {
     /// # Errors
     /// The connection's.
     pub async fn fill(&mut self) -> io::Result<usize> {
-        self.buffer.reserve(READ_BYTES);
-        self.half.read_buf(self.buffer).await
+        self.read(false).await
     }
 
     /// The same with room for much.
@@ -96,8 +243,17 @@ impl Input<'_> {
     /// # Errors
     /// The connection's.
     pub async fn fill_bulk(&mut self) -> io::Result<usize> {
-        self.buffer.reserve(BULK_BYTES);
-        self.half.read_buf(self.buffer).await
+        self.read(true).await
+    }
+
+    async fn read(&mut self, bulk: bool) -> io::Result<usize> {
+        match self.tls {
+            None => {
+                self.buffer.reserve(if bulk { BULK_BYTES } else { READ_BYTES });
+                self.half.read_buf(self.buffer).await
+            }
+            Some(tls) => poll_fn(|cx| tls.borrow_mut().poll_read(cx, &mut self.half, self.buffer, bulk)).await,
+        }
     }
 }
 
@@ -107,10 +263,16 @@ impl Output<'_> {
     /// # Errors
     /// The connection's.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
+        if !self.buffer.is_empty() {
+            self.write_all_of([&[], &[]]).await?;
         }
-        self.write_all_of([&[], &[]]).await
+        let Some(tls) = self.tls else { return Ok(()) };
+        poll_fn(|cx| {
+            let polled = tls.borrow_mut().poll_flush(cx, &mut self.half);
+            self.pressure.note(polled.is_pending());
+            polled
+        })
+        .await
     }
 
     /// Writes a piece of a body behind what is to go; a small one may stay in the buffer.
@@ -145,6 +307,10 @@ impl Output<'_> {
     /// # Errors
     /// The connection's.
     pub async fn shutdown(&mut self) -> io::Result<()> {
+        if let Some(tls) = self.tls {
+            tls.borrow_mut().close();
+            self.flush().await?;
+        }
         self.half.shutdown().await
     }
 
@@ -159,16 +325,16 @@ impl Output<'_> {
                 skip -= begin;
                 IoSlice::new(&part[begin..])
             });
-            let (half, pressure) = (&mut self.half, self.pressure);
+            let (half, tls, pressure) = (&mut self.half, self.tls, self.pressure);
             let bytes = poll_fn(|cx| {
-                let half = Pin::new(&mut *half);
-                let polled = match slices {
-                    [only, second, third] if second.is_empty() && third.is_empty() => half.poll_write(cx, &only),
-                    _ => half.poll_write_vectored(cx, &slices),
+                let polled = match (tls, slices) {
+                    (Some(tls), _) => tls.borrow_mut().poll_write(cx, half, &slices),
+                    (None, [only, second, third]) if second.is_empty() && third.is_empty() => {
+                        Pin::new(&mut *half).poll_write(cx, &only)
+                    }
+                    (None, _) => Pin::new(&mut *half).poll_write_vectored(cx, &slices),
                 };
-                if pressure.blocked.replace(polled.is_pending()) && polled.is_ready() {
-                    pressure.moved.set(true);
-                }
+                pressure.note(polled.is_pending());
                 polled
             })
             .await?;
@@ -193,10 +359,11 @@ mod tests {
         // More than the system takes for a side that does not read.
         const LARGE: usize = 128 << 20;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let mut stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let mut stream = Stream::from(stream);
         let (mut other, _) = listener.accept().await.expect("accepts");
         let (mut input, mut output, pressure) = (BytesMut::new(), Vec::new(), Pressure::default());
-        let (_, mut output) = split(&mut stream, &mut input, &mut output, &pressure);
+        let (_, mut output) = stream.split(&mut input, &mut output, &pressure);
         output.buffer.extend_from_slice(b"small");
         output.flush().await.expect("writes");
         assert!(!pressure.take_moved(), "whoever wrote knows when that was");

@@ -66,7 +66,7 @@ impl Target {
                 }
             }
             (None, Version::Http10) => {}
-            (None, Version::Http11) => return Err(ProxyError::BadForm),
+            (None, Version::Http11 | Version::Http2) => return Err(ProxyError::BadForm),
         }
         if let (Some(_), Some(field)) = (authority, field) {
             let field = canonical::host(field)?;

@@ -16,8 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    listener::{self, ListenerName},
+    listener::{self, ListenerState},
     telemetry::access_log::{AccessLog, Sink},
+    tls,
     worker::{Shared, Worker},
 };
 
@@ -25,9 +26,9 @@ use crate::{
 #[derive(Debug)]
 enum Command {
     /// Accept clients on this socket.
-    Listen { key: u64, name: Arc<str>, socket: StdListener, done: oneshot::Sender<()> },
-    /// It has another name now.
-    Rename { key: u64, name: Arc<str> },
+    Listen { key: u64, name: Arc<str>, tls: Option<Arc<tls::Server>>, socket: StdListener, done: oneshot::Sender<()> },
+    /// It has another name or other TLS now.
+    Change { key: u64, name: Arc<str>, tls: Option<Arc<tls::Server>> },
     /// Accept no more on it; connections that came in by it go on.
     Unlisten { key: u64, done: oneshot::Sender<()> },
     /// Accept no more at all, and let connections end.
@@ -97,20 +98,21 @@ impl Threads {
     }
 
     /// Every worker accepts on its socket when this returns.
-    pub async fn listen(&self, key: u64, name: &Arc<str>, sockets: Vec<StdListener>) {
+    pub async fn listen(&self, key: u64, name: &Arc<str>, tls: Option<&Arc<tls::Server>>, sockets: Vec<StdListener>) {
         let mut pending = Vec::new();
         for (commands, socket) in self.commands.iter().zip(sockets) {
             let (done, is_done) = oneshot::channel();
-            let _ = commands.send(Command::Listen { key, name: Arc::clone(name), socket, done });
+            let (name, tls) = (Arc::clone(name), tls.cloned());
+            let _ = commands.send(Command::Listen { key, name, tls, socket, done });
             pending.push(is_done);
         }
         all(pending).await;
     }
 
-    /// Connections that came in by that listener, and those to come, are the new name's.
-    pub fn rename(&self, key: u64, name: &Arc<str>) {
+    /// Connections that came in by that listener, and those to come, are the new name's; those to come get this TLS.
+    pub fn change(&self, key: u64, name: &Arc<str>, tls: Option<&Arc<tls::Server>>) {
         for commands in &self.commands {
-            let _ = commands.send(Command::Rename { key, name: Arc::clone(name) });
+            let _ = commands.send(Command::Change { key, name: Arc::clone(name), tls: tls.cloned() });
         }
     }
 
@@ -162,7 +164,7 @@ async fn all(pending: Vec<oneshot::Receiver<()>>) {
 
 /// A listener that a worker accepts on.
 struct Listening {
-    name: Rc<ListenerName>,
+    state: Rc<ListenerState>,
     stop: CancellationToken,
     accepting: tokio::task::JoinHandle<()>,
 }
@@ -182,20 +184,20 @@ async fn run(shared: Arc<Shared>, log: Option<AccessLog>, mut inbox: mpsc::Unbou
     let mut listeners = HashMap::<u64, Listening>::new();
     while let Some(command) = inbox.recv().await {
         match command {
-            Command::Listen { key, name, socket, done } => match TcpListener::from_std(socket) {
+            Command::Listen { key, name, tls, socket, done } => match TcpListener::from_std(socket) {
                 Ok(listener) => {
                     let stop = CancellationToken::new();
-                    let name = Rc::new(ListenerName::new(&name));
-                    let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&name), stop.clone());
+                    let state = Rc::new(ListenerState::new(&name, tls));
+                    let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&state), stop.clone());
                     let accepting = tokio::task::spawn_local(accepting);
-                    listeners.insert(key, Listening { name, stop, accepting });
+                    listeners.insert(key, Listening { state, stop, accepting });
                     let _ = done.send(());
                 }
                 Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
             },
-            Command::Rename { key, name } => {
+            Command::Change { key, name, tls } => {
                 if let Some(listening) = listeners.get(&key) {
-                    listening.name.set(&name);
+                    listening.state.set(&name, tls);
                 }
             }
             Command::Unlisten { key, done } => {

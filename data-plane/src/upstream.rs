@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub use self::{
     balance::{BackendState, choose},
     budget::RetryBudget,
-    pool::EndpointState,
+    pool::{Connection, EndpointState, Link},
 };
 use crate::{
     live::IdMap,

@@ -27,6 +27,8 @@ use crate::{
         access_log::AccessLog,
         metrics::{OVERFLOW, RequestMetrics, Series},
     },
+    timer::Timer,
+    tls,
     upstream::Upstreams,
 };
 
@@ -165,6 +167,8 @@ pub struct Scratch {
     pub target: Target,
     /// Whom the request comes from.
     pub forwarded: Forwarded,
+    /// For a request that has no connection, and so no timer, of its own.
+    pub timer: Timer,
 }
 
 impl Worker {
@@ -305,12 +309,14 @@ impl Worker {
 }
 
 /// Who is at the other end of a client connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Peer {
     /// Its address, IPv4 as IPv4.
     pub address: IpAddr,
     /// The same as text.
     pub text: String,
+    /// What its handshake has told; `None` if it speaks in the clear.
+    pub tls: Option<tls::Accepted>,
 }
 
 impl Peer {
@@ -318,6 +324,6 @@ impl Peer {
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
-        Self { address, text: address.to_string() }
+        Self { address, text: address.to_string(), tls: None }
     }
 }

@@ -77,7 +77,7 @@ pub enum Command {
     History(HistoryArgs),
     /// Make a new revision with the content of an old one
     Rollback(RollbackArgs),
-    /// Show each proxy: what it serves, how far behind it is, what it refused
+    /// Show each proxy: what it serves, how far behind it is, what it refused; and certificates that end soon
     Status(StatusArgs),
     /// Show which route gets a request, and why the others do not
     Explain(ExplainArgs),
@@ -367,6 +367,9 @@ pub enum Kind {
     /// Where they come in
     #[value(alias = "listeners")]
     Listener,
+    /// What TLS is spoken with
+    #[value(alias = "certificates")]
+    Certificate,
 }
 
 /// A kind, or all of them.
@@ -384,6 +387,9 @@ pub enum KindOrAll {
     /// Where they come in
     #[value(alias = "listener")]
     Listeners,
+    /// What TLS is spoken with
+    #[value(alias = "certificate")]
+    Certificates,
     /// All of them
     All,
 }

@@ -63,6 +63,11 @@ impl Client {
         Ok(Self { service: InterceptedService::new(channel, bearer), url })
     }
 
+    /// Where it is connected to.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Upserts documents.
     pub(crate) async fn apply(&self, request: wire::ApplyRequest) -> Result<wire::ApplyResponse, Failure> {
         self.answer(self.config().apply(timed(request, CALL_TIME_MAX)).await)

@@ -6,9 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustygate_control_plane::manifest;
 use rustygate_proto::v1 as wire;
 
 use crate::failure::Failure;
+
+/// One byte more than is taken, to know that there is more.
+const CONTENT_BYTES_READ: u64 = manifest::CONTENT_BYTES_MAX as u64 + 1;
 
 /// The most bytes that one document may have; the control plane takes no more in one call.
 const DOCUMENT_BYTES_MAX: u64 = 32 << 20;
@@ -31,6 +35,61 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<wire::Document>, Failure> {
         }
     }
     Ok(documents)
+}
+
+/// What the documents' references to files and variables stand for. What cannot be read is told with the other faults,
+/// where the document refers to it.
+pub(crate) fn contents(documents: &[wire::Document]) -> Vec<wire::Content> {
+    use wire::content::{Outcome, Source};
+    let references = manifest::references(documents).into_iter().take(manifest::REFERENCES_MAX);
+    let content = |reference: manifest::Reference| {
+        let (source, read) = if reference.is_variable {
+            (Source::Env, variable(&reference.name))
+        } else {
+            (Source::File, small_file(&referenced(&documents[reference.document], &reference.name)))
+        };
+        wire::Content {
+            document: u32::try_from(reference.document).unwrap_or(u32::MAX),
+            source: source.into(),
+            reference: reference.name,
+            outcome: Some(read.map_or_else(Outcome::Error, Outcome::Bytes)),
+        }
+    };
+    references.map(content).collect()
+}
+
+/// The files that documents refer to.
+pub(crate) fn referenced_files(documents: &[wire::Document]) -> Vec<PathBuf> {
+    let references = manifest::references(documents).into_iter().filter(|reference| !reference.is_variable);
+    references.map(|reference| referenced(&documents[reference.document], &reference.name)).collect()
+}
+
+/// A path as a document means it: from the folder that it is in.
+fn referenced(document: &wire::Document, name: &str) -> PathBuf {
+    Path::new(&document.file).parent().unwrap_or(Path::new("")).join(name)
+}
+
+fn small_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(CONTENT_BYTES_READ).read_to_end(&mut bytes));
+    match read {
+        Err(error) => Err(error.to_string()),
+        Ok(_) if bytes.len() > manifest::CONTENT_BYTES_MAX => Err(manifest::too_large()),
+        Ok(_) => Ok(bytes),
+    }
+}
+
+fn variable(name: &str) -> Result<Vec<u8>, String> {
+    // The system's own look-up panics on these.
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err("no variable can have this name".to_owned());
+    }
+    match std::env::var(name) {
+        Ok(value) if value.len() > manifest::CONTENT_BYTES_MAX => Err(manifest::too_large()),
+        Ok(value) => Ok(value.into_bytes()),
+        Err(std::env::VarError::NotPresent) => Err("it is not set".to_owned()),
+        Err(std::env::VarError::NotUnicode(_)) => Err("it is no text".to_owned()),
+    }
 }
 
 /// Whether the path means stdin.
@@ -125,6 +184,38 @@ mod tests {
         fs::write(&file, b"\xff\xfea\0").expect("writes");
         let Err(Failure::Error { hint, .. }) = read(&[file]) else { panic!("must be refused") };
         assert!(hint.contains("UTF-16"), "{hint}");
+    }
+
+    #[test]
+    fn references_are_read_from_the_folder_of_their_document() {
+        use wire::content::Outcome;
+        let folder = tempfile::tempdir().expect("temporary folder");
+        fs::create_dir(folder.path().join("keys")).expect("makes");
+        fs::write(folder.path().join("keys/a.key"), "secret").expect("writes");
+        fs::write(folder.path().join("large.pem"), vec![b'x'; (64 << 10) + 1]).expect("writes");
+        let yaml = "certificates:\n- {name: a, certificate: {file: large.pem}, key: {file: keys/a.key}}\n\
+                    - {name: b, certificate: {env: RUSTYGATE_TEST_NOT_SET}, key: {file: keys/a.key}}\n\
+                    - {name: c, certificate: {env: \"a=b\"}, key: {file: none.key}}\n";
+        let file = folder.path().join("gate.yaml");
+        fs::write(&file, yaml).expect("writes");
+        let documents = read(std::slice::from_ref(&file)).expect("reads");
+        let contents = contents(&documents);
+        let outcomes: Vec<_> = contents
+            .iter()
+            .map(|content| match content.outcome.clone().expect("an outcome") {
+                Outcome::Bytes(bytes) => (content.reference.as_str(), String::from_utf8(bytes).expect("text")),
+                Outcome::Error(error) => (content.reference.as_str(), error),
+            })
+            .collect();
+        let expected = [
+            ("large.pem", "it has more than 64 KiB"),
+            ("keys/a.key", "secret"),
+            ("RUSTYGATE_TEST_NOT_SET", "it is not set"),
+            ("a=b", "no variable can have this name"),
+            ("none.key", "No such file or directory (os error 2)"),
+        ];
+        assert_eq!(outcomes, expected.map(|(name, outcome)| (name, outcome.to_owned())));
+        assert_eq!(referenced_files(&documents).len(), 3);
     }
 
     #[test]

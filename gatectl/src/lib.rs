@@ -10,6 +10,7 @@ mod commands;
 mod diff;
 #[cfg(test)]
 mod docs;
+mod expiry;
 mod failure;
 mod input;
 mod output;

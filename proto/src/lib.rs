@@ -3,6 +3,7 @@
 //! in which changes travel. Both planes use this one code, so they cannot disagree.
 
 pub mod checksum;
+mod debug;
 pub mod frames;
 
 /// The generated messages and services.
@@ -24,6 +25,7 @@ impl v1::Resource {
             resource::Kind::Backend(backend) => (Kind::Backend, &backend.name),
             resource::Kind::Plugin(plugin) => (Kind::Plugin, &plugin.name),
             resource::Kind::Route(route) => (Kind::Route, &route.name),
+            resource::Kind::Certificate(certificate) => (Kind::Certificate, &certificate.name),
         })
     }
 }
@@ -38,6 +40,7 @@ impl v1::Kind {
             v1::Kind::Backend => "backend",
             v1::Kind::Plugin => "plugin",
             v1::Kind::Route => "route",
+            v1::Kind::Certificate => "certificate",
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{apply_status, explain::explain, store_status};
 use crate::{
     apply::{Applier, ApplyError, Options},
     auth::Caller,
+    secrets::redact,
     snapshot::Stored,
     store::Store,
     telemetry::{ApplyOutcome, Metrics},
@@ -98,7 +99,7 @@ impl ConfigService for Config {
             (kinds.is_empty() || kinds.contains(&stored.kind)) && (names.is_empty() || names.contains(&*stored.name))
         };
         let resources = resources.iter().filter(wanted).map(|stored| wire::StoredResource {
-            resource: stored.resource(),
+            resource: stored.resource().map(redact),
             owner: stored.owner.to_string(),
             revision: stored.revision,
         });

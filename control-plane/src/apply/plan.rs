@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -15,6 +16,7 @@ use rustygate_proto::{
 
 use crate::{
     codes::{ABSENT, DUPLICATE_NAME, MISSING_FIELD, OWNED, TOO_LARGE},
+    secrets::redact,
     snapshot::{Set, Stored, removal},
 };
 
@@ -45,7 +47,7 @@ pub enum Intent {
 }
 
 /// The content that a resource gets.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Content {
     /// Whose it is.
     pub owner: Arc<str>,
@@ -53,6 +55,13 @@ pub struct Content {
     pub hash: ContentHash,
     /// The encoded resource.
     pub body: Bytes,
+}
+
+/// Without the body: there may be a secret in it.
+impl fmt::Debug for Content {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Content").field("owner", &self.owner).field("hash", &self.hash).finish_non_exhaustive()
+    }
 }
 
 /// One difference.
@@ -88,8 +97,12 @@ impl Difference {
         wire::ResourceDiff {
             kind: self.kind.into(),
             name: self.name.to_string(),
-            before: self.before.as_ref().and_then(|stored| stored.resource()),
-            after: self.after.as_ref().and_then(|content| wire::Resource::decode(content.body.clone()).ok()),
+            before: self.before.as_ref().and_then(|stored| stored.resource()).map(redact),
+            after: self
+                .after
+                .as_ref()
+                .and_then(|content| wire::Resource::decode(content.body.clone()).ok())
+                .map(redact),
         }
     }
 }

@@ -5,6 +5,8 @@
 //! durations. Bounds that are checked here are its own.
 
 mod backend;
+mod certificate;
+mod listener;
 mod plugin;
 mod route;
 
@@ -12,9 +14,10 @@ use rustygate_data_plane::snapshot::compile::WEIGHT_MAX;
 use rustygate_proto::v1 as wire;
 
 use super::duration;
-use super::faults::{BAD_VALUE, Faults, WRONG_TYPE};
+use super::faults::{BAD_VALUE, CONFLICT, Faults, MISSING_FIELD, TOO_LARGE, UNREADABLE, WRONG_TYPE, closest};
 use super::name;
 use super::node::{Node, Scalar};
+use super::references::{Found, REFERENCES_MAX, Reference};
 use crate::report::shown;
 
 /// A decoded item, as far as its faults let it be.
@@ -27,23 +30,17 @@ pub(super) struct Item {
 pub(super) fn item(faults: &mut Faults, kind: wire::Kind, node: &Node<'_>) -> Option<Item> {
     use wire::resource::Kind;
     let (kind, named) = match kind {
-        wire::Kind::Listener => (Kind::Listener(listener(faults, node)?), true),
+        wire::Kind::Listener => (Kind::Listener(listener::listener(faults, node)?), true),
         wire::Kind::Backend => (Kind::Backend(backend::backend(faults, node)?), true),
         wire::Kind::Plugin => (Kind::Plugin(plugin::plugin(faults, node)?), true),
         wire::Kind::Route => {
             let (route, named) = route::route(faults, node)?;
             (Kind::Route(route), named)
         }
+        wire::Kind::Certificate => (Kind::Certificate(certificate::certificate(faults, node)?), true),
         wire::Kind::Unspecified => return None,
     };
     Some(Item { resource: wire::Resource { kind: Some(kind) }, named })
-}
-
-fn listener(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Listener> {
-    let fields = faults.fields(node, "a listener", ["name", "address"])?;
-    let name = faults.required(&fields, "name").and_then(|node| name(faults, node));
-    let address = faults.required(&fields, "address").and_then(|node| text(faults, node));
-    Some(wire::Listener { name: name.unwrap_or_default(), address: address.unwrap_or_default() })
 }
 
 fn text(faults: &mut Faults, node: &Node<'_>) -> Option<String> {
@@ -92,4 +89,107 @@ fn milliseconds(faults: &mut Faults, node: &Node<'_>) -> Option<u64> {
             None
         }
     }
+}
+
+/// One of a few words.
+fn word<T: Copy>(faults: &mut Faults, node: &Node<'_>, what: &str, words: &[(&'static str, T)]) -> Option<T> {
+    let text = faults.text(node)?;
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
+    }
+    let known: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
+    let guess = closest(text, &known).map(|guess| format!("did you mean {guess:?}? ")).unwrap_or_default();
+    faults.add(
+        BAD_VALUE,
+        node.span,
+        format!("unknown {what} {}", shown(text)),
+        format!("{guess}{what}s are: {}", known.join(", ")),
+    );
+    None
+}
+
+/// Text that may be in a file or a variable: PEM.
+fn outside_text(faults: &mut Faults, node: &Node<'_>) -> Option<String> {
+    if let Some(Scalar::Text(text)) = node.scalar() {
+        return Some(text.to_owned());
+    }
+    let fields = faults.fields(node, "a PEM text that is not written in place", ["file", "env"])?;
+    let [file, env] = fields.found;
+    let whole = fields.is_whole();
+    let bytes = reference(faults, node, file.map(|entry| &entry.value), env.map(|entry| &entry.value), whole)?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(_) => {
+            let hint = "a PEM file is text; of a DER file `openssl x509 -inform der` makes one";
+            faults.add(UNREADABLE, node.span, "what it stands for is no text", hint);
+            None
+        }
+    }
+}
+
+/// A secret: in place, in a file or a variable, or the one that is stored, known by its fingerprint.
+fn secret(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Secret> {
+    use wire::secret::Form;
+    if let Some(Scalar::Text(text)) = node.scalar() {
+        return Some(wire::Secret { form: Some(Form::Clear(text.as_bytes().to_vec())), salt: Vec::new() });
+    }
+    let fields = faults.fields(node, "a secret that is not written in place", ["file", "env", "sealed"])?;
+    let [file, env, sealed] = fields.found;
+    let form = match (sealed, file.or(env)) {
+        (Some(sealed), Some(other)) => {
+            faults.conflict(sealed, other, "keep `sealed` if the secret stays as it is");
+            return None;
+        }
+        (Some(sealed), None) => Form::Fingerprint(text(faults, &sealed.value)?),
+        (None, _) => {
+            let whole = fields.is_whole();
+            let (file, env) = (file.map(|entry| &entry.value), env.map(|entry| &entry.value));
+            Form::Clear(reference(faults, node, file, env, whole)?)
+        }
+    };
+    Some(wire::Secret { form: Some(form), salt: Vec::new() })
+}
+
+/// What a reference stands for. `whole` says that nothing in the mapping was misspelt.
+fn reference(
+    faults: &mut Faults,
+    node: &Node<'_>,
+    file: Option<&Node<'_>>,
+    env: Option<&Node<'_>>,
+    whole: bool,
+) -> Option<Vec<u8>> {
+    let (is_variable, named) = match (file, env) {
+        (Some(file), None) => (false, file),
+        (None, Some(env)) => (true, env),
+        (Some(_), Some(env)) => {
+            faults.add(CONFLICT, env.span, "\"file\" and \"env\" exclude each other", "keep one");
+            return None;
+        }
+        (None, None) => {
+            if whole {
+                let hint = "write it as in {file: web.pem} or {env: WEB_PEM}";
+                faults.add(MISSING_FIELD, node.span, "it says neither which file nor which variable", hint);
+            }
+            return None;
+        }
+    };
+    let name = text(faults, named)?;
+    let what = if is_variable { "variable" } else { "file" };
+    let document = faults.document;
+    let (code, message, hint) = match faults.references.find(&Reference { document, is_variable, name: name.clone() }) {
+        Found::Bytes(bytes) => return Some(bytes.to_vec()),
+        Found::TooMany => {
+            let message = format!("the input refers to more than {REFERENCES_MAX} files and variables");
+            (TOO_LARGE, message, "apply it in parts")
+        }
+        Found::Error(error) => {
+            let hint = match is_variable {
+                true => "variables are those of gatectl's environment",
+                false => "paths are relative to the folder of the manifest, and read where gatectl runs",
+            };
+            (UNREADABLE, format!("cannot read the {what} {}: {error}", shown(&name)), hint)
+        }
+    };
+    faults.add(code, named.span, message, hint);
+    None
 }

@@ -11,6 +11,8 @@ const FLOW_MAX: usize = 80;
 pub(super) enum Yaml {
     /// Already YAML: a number, a boolean, a string in the quotes it needs.
     Scalar(String),
+    /// A string of several lines, as it is.
+    Lines(String),
     List(Vec<Yaml>),
     /// Keys are already YAML, too.
     Map(Vec<(String, Yaml)>),
@@ -19,6 +21,17 @@ pub(super) enum Yaml {
 impl Yaml {
     pub(super) fn text(text: &str) -> Self {
         Yaml::Scalar(quoted(text))
+    }
+
+    /// A string that may be long: over several lines if it has them and nothing in it needs an escape.
+    pub(super) fn long_text(text: &str) -> Self {
+        let plain = |line: &str| {
+            line.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !line.starts_with(' ') && !line.ends_with(' ')
+        };
+        let lines = text.strip_suffix('\n').unwrap_or(text);
+        let literal =
+            lines.contains('\n') && !lines.ends_with('\n') && !lines.starts_with('\n') && lines.split('\n').all(plain);
+        if literal { Yaml::Lines(text.to_owned()) } else { Yaml::text(text) }
     }
 
     /// The items of a section, each over several lines.
@@ -60,6 +73,14 @@ impl Yaml {
     }
 
     fn after_key(&self, out: &mut String, indent: usize) {
+        if let Yaml::Lines(text) = self {
+            out.push_str(if text.ends_with('\n') { " |\n" } else { " |-\n" });
+            for line in text.lines() {
+                let pad = if line.is_empty() { 0 } else { indent + 2 };
+                let _ = writeln!(out, "{:pad$}{line}", "");
+            }
+            return;
+        }
         if let Some(flow) = self.short() {
             let _ = writeln!(out, " {flow}");
             return;
@@ -78,6 +99,7 @@ impl Yaml {
     fn flow(&self, out: &mut String) {
         match self {
             Yaml::Scalar(scalar) => out.push_str(scalar),
+            Yaml::Lines(text) => out.push_str(&quoted(text)),
             Yaml::List(items) => {
                 out.push('[');
                 for (index, item) in items.iter().enumerate() {

@@ -6,9 +6,10 @@ use rustygate_proto::v1 as wire;
 use super::FAULTS_MAX;
 use super::node::{Entry, Node, Scalar, Span, Value};
 use super::place::Lines;
+use super::references::References;
 pub(super) use crate::codes::{
-    BAD_VALUE, CONFLICT, DUPLICATE_KEY, DUPLICATE_NAME, MISSING_FIELD, SYNTAX, TOO_LARGE, UNKNOWN_FIELD, UNSUPPORTED,
-    WRONG_TYPE,
+    BAD_VALUE, CONFLICT, DUPLICATE_KEY, DUPLICATE_NAME, MISSING_FIELD, SYNTAX, TOO_LARGE, UNKNOWN_FIELD, UNREADABLE,
+    UNSUPPORTED, WRONG_TYPE,
 };
 use crate::report::shown;
 
@@ -18,12 +19,16 @@ struct Placed {
     document: usize,
     span: Span,
     fault: wire::Fault,
+    /// Its line holds a secret.
+    hidden: bool,
 }
 
 /// Every fault so far, and the document that is being read.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     placed: Vec<Placed>,
+    /// What the documents refer to: decoding asks for it.
+    pub(super) references: References,
     pub(super) document: usize,
 }
 
@@ -48,6 +53,10 @@ impl<const N: usize> Fields<'_, '_, N> {
 }
 
 impl Faults {
+    pub(super) fn new(contents: Vec<wire::Content>) -> Self {
+        Self { references: References::new(contents), ..Self::default() }
+    }
+
     /// One more than the bound is kept, to know that there are more.
     pub(super) fn add(&mut self, code: &str, span: Span, message: impl Into<String>, hint: impl Into<String>) {
         if self.is_full() {
@@ -55,7 +64,7 @@ impl Faults {
         }
         let fault =
             wire::Fault { code: code.into(), message: message.into(), hint: hint.into(), ..wire::Fault::default() };
-        self.placed.push(Placed { document: self.document, span, fault });
+        self.placed.push(Placed { document: self.document, span, fault, hidden: false });
     }
 
     pub(super) fn len(&self) -> usize {
@@ -72,6 +81,7 @@ impl Faults {
             placed.fault.kind = kind.into();
             placed.fault.name = name.into();
             placed.fault.field = item.path_to(placed.span).unwrap_or_default();
+            placed.hidden = is_secret(kind, item, &placed.fault.field);
         }
     }
 
@@ -82,11 +92,11 @@ impl Faults {
         self.placed.truncate(FAULTS_MAX);
         let mut lines: Option<(usize, Lines<'_>)> = None;
         let mut faults = Vec::with_capacity(self.placed.len() + 1);
-        for Placed { document, span, mut fault } in self.placed {
+        for Placed { document, span, mut fault, hidden } in self.placed {
             if let Some(source) = documents.get(document) {
                 let known = lines.take().filter(|(of, _)| *of == document).map(|(_, lines)| lines);
                 let mut table = known.unwrap_or_else(|| Lines::new(source));
-                fault.location = Some(table.location(span));
+                fault.location = Some(if hidden { table.hidden(span) } else { table.location(span) });
                 lines = Some((document, table));
             }
             faults.push(fault);
@@ -266,6 +276,13 @@ impl Faults {
         }
         values
     }
+}
+
+/// Whether a field of an item is a secret that is written in place.
+pub(super) fn is_secret(kind: wire::Kind, item: &Node<'_>, field: &str) -> bool {
+    kind == wire::Kind::Certificate
+        && field == "key"
+        && item.entry("key").is_some_and(|key| key.value.scalar().is_some())
 }
 
 /// The known name that a mistyped one is nearest to, if it is near.

@@ -6,7 +6,7 @@
 
 use rustygate_proto::v1 as wire;
 
-use super::faults::Faults;
+use super::faults::{Faults, is_secret};
 use super::node::{Entry, Node, Span, Value};
 use super::place::Lines;
 use super::{Parsed, read, slot};
@@ -28,14 +28,15 @@ pub(super) fn fill(parsed: &Parsed, faults: &mut [wire::Fault]) {
         let mut item = 0;
         read::items(document, &mut Faults::default(), |_, _, node, _| {
             while let Some((_, _, resource, fault)) = rest.next_if(|next| (next.0, next.1) == (index, item)) {
-                found.push((find(node, &parsed.resources[resource], &fault.field), fault));
+                let hidden = is_secret(fault.kind(), node, &fault.field);
+                found.push((find(node, &parsed.resources[resource], &fault.field), hidden, fault));
             }
             item += 1;
         });
-        found.sort_by_key(|(span, _)| (span.line, span.column));
+        found.sort_by_key(|(span, ..)| (span.line, span.column));
         let mut lines = Lines::new(document);
-        for (span, fault) in found {
-            fault.location = Some(lines.location(span));
+        for (span, hidden, fault) in found {
+            fault.location = Some(if hidden { lines.hidden(span) } else { lines.location(span) });
         }
         // Nothing should be left of this document; if it is, it goes without a place.
         while rest.next_if(|next| next.0 == index).is_some() {}
@@ -87,6 +88,7 @@ fn written<'n, 't>(at: &'n Node<'t>, key: &str) -> Option<&'n Entry<'t>> {
         "timeouts" => &["timeout"],
         "on_connect" | "on_statuses" => &["on"],
         "config_json" => &["config"],
+        "chain" => &["certificate"],
         _ => &[],
     };
     at.entry(short).or_else(|| also.iter().find_map(|key| at.entry(key)))

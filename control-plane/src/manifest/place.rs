@@ -31,6 +31,11 @@ impl<'t> Lines<'t> {
         Self { file: &document.file, text, line: 1, start: 0, end: line_end(text, 0), column: 1, at: 0 }
     }
 
+    /// A place on a line that is not shown, since it holds a secret.
+    pub(super) fn hidden(&mut self, span: Span) -> wire::Location {
+        wire::Location { source_line: String::new(), length: 1, ..self.location(span) }
+    }
+
     pub(super) fn location(&mut self, span: Span) -> wire::Location {
         if (span.line, span.column) < (self.line, self.column) {
             let (start, end) = (0, line_end(self.text, 0));
@@ -42,7 +47,8 @@ impl<'t> Lines<'t> {
         self.next_column(span.column);
         // What lies behind the end has no text of its own.
         let here = if self.line == span.line { &self.text[self.at..self.end] } else { "" };
-        let line = if self.line == span.line { &self.text[self.start..self.end] } else { "" };
+        let shown = self.line == span.line && !is_in_private_key(self.text, self.start, self.end);
+        let line = if shown { &self.text[self.start..self.end] } else { "" };
         let length = here.chars().take(SOURCE_LINE_MAX.min(span.length as usize)).count();
         wire::Location {
             file: self.file.into(),
@@ -85,6 +91,25 @@ impl<'t> Lines<'t> {
     }
 }
 
+/// Whether a line has a part of a private key in PEM, even if the YAML around it is broken.
+fn is_in_private_key(text: &str, start: usize, end: usize) -> bool {
+    // A key is no larger; what is further away is not looked at.
+    let mut from = end.saturating_sub(super::CONTENT_BYTES_MAX);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    let Some(marker) = text[from..end].rfind("PRIVATE KEY") else { return false };
+    // The marker's own line counts, be it the first or the last of the key, and so does all up to the last.
+    let after = &text[from + marker..end];
+    from + marker >= start || !after.contains("-----END ") && !is_end(&text[..from + marker])
+}
+
+/// Whether the marker that follows is that of the end of a key.
+fn is_end(before: &str) -> bool {
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    line.rfind("-----END ").is_some_and(|end| !line[end..].contains("-----BEGIN "))
+}
+
 fn line_end(text: &str, start: usize) -> usize {
     let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
     text.as_bytes()[start..].iter().position(breaks).map_or(text.len(), |length| start + length)
@@ -93,6 +118,18 @@ fn line_end(text: &str, start: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_of_a_private_key_is_shown() {
+        let yaml = "a: 1\nkey: |\n  -----BEGIN EC PRIVATE KEY-----\n  abc\n def\n  -----END EC PRIVATE KEY-----\nb: 2\n\
+                    c: \"-----BEGIN PRIVATE KEY-----\\nabc\\n-----END PRIVATE KEY-----\"\nd: 3\n\
+                    e: -----BEGIN PRIVATE KEY-----\nabc";
+        let document = wire::Document { file: "f".into(), yaml: yaml.into() };
+        let mut lines = Lines::new(&document);
+        let mut shown = |line| lines.location(Span { line, column: 1, length: 2 }).source_line;
+        let all: Vec<String> = (1..=11).map(&mut shown).collect();
+        assert_eq!(all, ["a: 1", "key: |", "", "", "", "", "b: 2", "", "d: 3", "", ""]);
+    }
 
     #[test]
     fn places_are_found_in_any_order() {

@@ -17,10 +17,11 @@ use super::{DEPTH_MAX, DOCUMENTS_MAX, EXPANSION_MAX, ITEM_VALUES_MAX, SKIPPED_MA
 use crate::report::shown;
 
 /// The sections of a document, and what their items are.
-pub(super) const SECTIONS: [&str; 4] = ["listeners", "backends", "plugins", "routes"];
+pub(super) const SECTIONS: [&str; 5] = ["certificates", "listeners", "backends", "plugins", "routes"];
 
 fn section_kind(key: &str) -> Option<wire::Kind> {
     Some(match key {
+        "certificates" => wire::Kind::Certificate,
         "listeners" => wire::Kind::Listener,
         "backends" => wire::Kind::Backend,
         "plugins" => wire::Kind::Plugin,

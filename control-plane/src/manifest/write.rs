@@ -8,14 +8,15 @@ use super::emit::{Yaml, quoted};
 /// All resources, a section for each kind, sorted by name.
 pub(super) fn document(resources: &[wire::Resource]) -> String {
     use wire::resource::Kind;
-    let mut sections: [(&str, Vec<(&str, Yaml)>); 4] =
-        ["listeners", "backends", "plugins", "routes"].map(|name| (name, Vec::new()));
+    let mut sections: [(&str, Vec<(&str, Yaml)>); 5] =
+        ["certificates", "listeners", "backends", "plugins", "routes"].map(|name| (name, Vec::new()));
     for resource in resources {
         let (section, name, yaml) = match &resource.kind {
-            Some(Kind::Listener(item)) => (0, &item.name, listener(item)),
-            Some(Kind::Backend(item)) => (1, &item.name, backend(item)),
-            Some(Kind::Plugin(item)) => (2, &item.name, plugin(item)),
-            Some(Kind::Route(item)) => (3, &item.name, route(item)),
+            Some(Kind::Certificate(item)) => (0, &item.name, certificate(item)),
+            Some(Kind::Listener(item)) => (1, &item.name, listener(item)),
+            Some(Kind::Backend(item)) => (2, &item.name, backend(item)),
+            Some(Kind::Plugin(item)) => (3, &item.name, plugin(item)),
+            Some(Kind::Route(item)) => (4, &item.name, route(item)),
             None => continue,
         };
         sections[section].1.push((name, yaml));
@@ -66,10 +67,52 @@ fn list(texts: &[String]) -> Yaml {
     Yaml::List(texts.iter().map(|text| Yaml::text(text)).collect())
 }
 
+fn certificate(certificate: &wire::Certificate) -> Yaml {
+    use wire::secret::Form;
+    let mut fields = Fields::default();
+    fields.text("name", &certificate.name);
+    fields.put("certificate", Some(Yaml::long_text(&certificate.chain)));
+    let secret = |secret: &wire::Secret| match &secret.form {
+        Some(Form::Fingerprint(fingerprint)) => single("sealed", fingerprint),
+        // Whoever has the secret itself does not write it down.
+        Some(Form::Clear(_) | Form::Sealed(_)) | None => single("sealed", "unknown"),
+    };
+    fields.put("key", certificate.key.as_ref().map(secret));
+    fields.map()
+}
+
 fn listener(listener: &wire::Listener) -> Yaml {
     let mut fields = Fields::default();
     fields.text("name", &listener.name);
     fields.text("address", &listener.address);
+    fields.put("tls", listener.tls.as_ref().map(listener_tls));
+    fields.map()
+}
+
+fn listener_tls(tls: &wire::ListenerTls) -> Yaml {
+    let mut fields = Fields::default();
+    fields.texts("certificates", &tls.certificates);
+    fields.put(
+        "min_version",
+        tls.min_version.map(|_| match tls.min_version() {
+            wire::TlsVersion::TlsVersion13 => Yaml::text("1.3"),
+            wire::TlsVersion::TlsVersion12 | wire::TlsVersion::Unspecified => Yaml::text("1.2"),
+        }),
+    );
+    fields.texts("alpn", &tls.alpn);
+    let client_auth = |auth: &wire::ClientAuth| {
+        let mut fields = Fields::default();
+        fields.text(
+            "mode",
+            match auth.mode() {
+                wire::client_auth::Mode::Optional => "optional",
+                wire::client_auth::Mode::Required | wire::client_auth::Mode::Unspecified => "required",
+            },
+        );
+        fields.put("ca", Some(Yaml::long_text(&auth.ca)));
+        fields.map()
+    };
+    fields.put("client_auth", tls.client_auth.as_ref().map(client_auth));
     fields.map()
 }
 
@@ -77,8 +120,29 @@ fn backend(backend: &wire::Backend) -> Yaml {
     let mut fields = Fields::default();
     fields.text("name", &backend.name);
     fields.put("endpoints", Some(Yaml::List(backend.endpoints.iter().map(endpoint).collect())));
+    fields.put(
+        "protocol",
+        backend.protocol.map(|_| {
+            Yaml::text(match backend.protocol() {
+                wire::Protocol::Http1 => "http1",
+                wire::Protocol::H2 => "h2",
+                wire::Protocol::H2c => "h2c",
+                wire::Protocol::Auto | wire::Protocol::Unspecified => "auto",
+            })
+        }),
+    );
+    fields.put("tls", backend.tls.as_ref().map(backend_tls));
     fields.put("load_balancing", backend.load_balancing.as_ref().map(balancing));
     fields.put("health_check", backend.health_check.as_ref().map(health));
+    fields.map()
+}
+
+fn backend_tls(tls: &wire::BackendTls) -> Yaml {
+    let mut fields = Fields::default();
+    fields.put("ca", tls.ca.as_ref().map(|ca| Yaml::long_text(ca)));
+    fields.put("server_name", tls.server_name.as_ref().map(|name| Yaml::text(name)));
+    fields.put("client_certificate", tls.client_certificate.as_ref().map(|name| Yaml::text(name)));
+    fields.put("insecure_skip_verify", tls.insecure_skip_verify.then(|| Yaml::Scalar("true".into())));
     fields.map()
 }
 

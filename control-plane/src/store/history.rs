@@ -96,7 +96,7 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await?;
         transaction.rollback().await?;
-        rows.into_iter().map(stored).collect::<Result<_, _>>().map(Some)
+        rows.into_iter().map(|row| stored(row, self.secrets())).collect::<Result<_, _>>().map(Some)
     }
 
     /// What leads from one revision to a later one; `None` if either is not kept.
@@ -134,7 +134,7 @@ impl Store {
             changes.push(removal(Kind::try_from(kind).unwrap_or_default(), &name));
         }
         for row in come {
-            changes.push(stored(row)?.change());
+            changes.push(stored(row, self.secrets())?.change());
         }
         Ok(Some(changes))
     }

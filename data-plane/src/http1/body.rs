@@ -1,6 +1,6 @@
 //! Bodies, read piece by piece out of a buffer that the connection fills.
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{
     Framing,
@@ -143,6 +143,10 @@ impl BodyReader {
     /// The user has used the first `bytes` bytes of the buffer; they are dropped from it.
     pub fn took(&mut self, buffer: &mut BytesMut, bytes: usize) {
         buffer.advance(bytes);
+        self.count(bytes);
+    }
+
+    fn count(&mut self, bytes: usize) {
         let bytes = bytes as u64;
         self.state = match self.state {
             State::Length(rest) if rest == bytes => State::Done,
@@ -151,6 +155,13 @@ impl BodyReader {
             State::ChunkData(rest) => State::ChunkData(rest - bytes),
             state => state,
         };
+    }
+
+    /// Takes the first `bytes` bytes of the buffer to keep, without copying them.
+    pub fn take(&mut self, buffer: &mut BytesMut, bytes: usize) -> Bytes {
+        let taken = buffer.split_to(bytes).freeze();
+        self.count(bytes);
+        taken
     }
 
     /// The connection closed: the end of a body that ends so, an error in any other.

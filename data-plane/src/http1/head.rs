@@ -157,9 +157,22 @@ impl RequestHead {
     #[must_use]
     pub fn persistent(&self) -> bool {
         match self.version {
+            Version::Http2 => true,
             Version::Http11 => !self.connection.close,
             Version::Http10 => self.connection.keep_alive && !self.connection.close,
         }
+    }
+
+    /// Forgets the request before.
+    pub fn clear(&mut self) {
+        self.method.clear();
+        self.target.clear();
+        self.version = Version::Http11;
+        self.fields.clear();
+        self.framing = Framing::Empty;
+        self.connection.clear();
+        self.expects_continue = false;
+        self.wants_trailers = false;
     }
 
     /// Reads a head from the beginning of `bytes`. Returns how many bytes it took, or `None` if it is not whole yet.
@@ -242,9 +255,19 @@ impl ResponseHead {
     pub fn persistent(&self) -> bool {
         self.framing != Framing::UntilClose
             && match self.version {
+                Version::Http2 => true,
                 Version::Http11 => !self.connection.close,
                 Version::Http10 => self.connection.keep_alive && !self.connection.close,
             }
+    }
+
+    /// Forgets the response before.
+    pub fn clear(&mut self) {
+        self.status = 0;
+        self.version = Version::Http11;
+        self.fields.clear();
+        self.framing = Framing::Empty;
+        self.connection.clear();
     }
 
     /// Reads the head of the response to a request of that method. Returns how many bytes it took, or `None` if it
@@ -356,7 +379,7 @@ fn has_token(list: &[u8], token: &[u8]) -> bool {
 }
 
 /// A non-empty run of digits below 2^63 without sign, space or comma.
-fn plain_number(value: &[u8]) -> Option<u64> {
+pub fn plain_number(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
     }

@@ -62,7 +62,7 @@ pub fn last_chunk(out: &mut Vec<u8>, trailers: &Fields) {
 }
 
 /// Framing, routing, authentication, hop-by-hop and the gateway's own fields have no business after a body.
-fn may_be_trailer(name: &str) -> bool {
+pub fn may_be_trailer(name: &str) -> bool {
     const FORBIDDEN: [&str; 21] = [
         "authorization",
         "cache-control",

@@ -1,7 +1,9 @@
 //! One try at one endpoint.
 
 use std::{
+    cell::RefCell,
     future::{Future, poll_fn},
+    io,
     pin::pin,
     rc::Rc,
     task::Poll,
@@ -17,14 +19,19 @@ use super::{
     uplink::{Stop, Upload, uplink},
 };
 use crate::{
+    body::{Sink, Source},
     error::ProxyError,
-    forward::{self, Identity},
-    http1::{Framing, write},
+    forward::{self, Forwarded, Identity},
+    http1::{Framing, Version, write},
+    http2::{self, Outgoing, Receiver, Sender},
     resolve::ConnectError,
     snapshot::{Endpoint, Rule, WeightedBackend},
-    stream::{self, Pressure},
+    stream::Pressure,
+    target::Target,
     timer::Timer,
-    upstream::{EndpointState, RetryBudget},
+    upstream::{Connection, EndpointState, Link, RetryBudget},
+    websocket,
+    worker::Peer,
 };
 
 /// What was decided for a request before the first try.
@@ -44,7 +51,12 @@ pub struct Plan<'p> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// A pooled connection turned out to be closed before a byte of an answer came.
-    Stale(ProxyError),
+    Stale {
+        /// What the client is told if there is no other try.
+        error: ProxyError,
+        /// Whether the upstream is known not to have looked at the request.
+        unseen: bool,
+    },
     /// The upstream answered with a status that is worth a retry.
     Status,
     /// Anything else.
@@ -55,7 +67,7 @@ impl Failure {
     /// What the client is told if there is no other try.
     pub fn error(self) -> ProxyError {
         match self {
-            Self::Stale(error) | Self::Error(error) => error,
+            Self::Stale { error, .. } | Self::Error(error) => error,
             Self::Status => ProxyError::UpstreamClosed,
         }
     }
@@ -80,14 +92,15 @@ pub async fn attempt(
     retry_budget: Option<&RetryBudget>,
 ) -> Result<After, Failure> {
     let timeouts = plan.rule.timeouts;
-    let mut connection = match if fresh || plan.upgrade { None } else { pool.reuse(record.started) } {
+    let pooled = if fresh || plan.upgrade { None } else { pool.reuse(record.started) };
+    let Connection { mut link, address, reused } = match pooled {
         Some(connection) => connection,
         None => {
             // Until a body is sent the total time does not run.
             let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
             let due = Instant::now() + timeouts.connect;
             let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
-            match x.client.timer.until(due, pool.connect()).await {
+            match x.client.timer.until(due, pool.connect(plan.upgrade)).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
                     match error {
@@ -99,21 +112,37 @@ pub async fn attempt(
             }
         }
     };
-    let reused = connection.reused;
     x.upstream_in.clear();
     x.upstream_out.clear();
-    write_head(x, plan, endpoint);
-
+    let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
-    let flow = Flow::begin(timeouts, record.started, try_started, x.request.framing != Framing::Empty)
-        .with_client(&x.worker.shared.policy);
+    let flow = Flow::begin(timeouts, record.started, try_started, !bodyless).with_client(&x.worker.shared.policy);
     flow.replayable.set(upload.can_replay());
     let outcome = {
         let pressure = Pressure::default();
-        let (from_upstream, to_upstream) =
-            stream::split(&mut connection.stream, x.upstream_in, x.upstream_out, &pressure);
+        let outgoing;
+        let (from, to) = match &mut link {
+            Link::Http1(stream) => {
+                write_head(x, plan, endpoint);
+                let (input, output) = stream.split(x.upstream_in, x.upstream_out, &pressure);
+                (Source::http1(input), Sink::Http1(output))
+            }
+            Link::Http2(lease) => {
+                let head = http2_head(x, plan, endpoint).map_err(|_| ProxyError::BadForm)?;
+                let sending = lease.send(head, bodyless && !plan.upgrade);
+                let response = match x.client.timer.until(flow.deadline(), sending).await {
+                    Ok(Ok((response, sent))) => {
+                        outgoing = sent;
+                        response
+                    }
+                    Ok(Err(_)) => return Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen: true }),
+                    Err(_) => return Err(ProxyError::UpstreamTimeout.into()),
+                };
+                (Source::Http2(Receiver::answer(response)), Sink::Http2(Sender::new(&outgoing, &pressure)))
+            }
+        };
         let downlink = Downlink {
-            from: from_upstream,
+            from,
             to: &mut x.client.output,
             request: x.request,
             response: x.response,
@@ -123,8 +152,8 @@ pub async fn attempt(
             worker: x.worker,
             retry_budget,
         };
-        let uplink = uplink(&mut x.client.input, to_upstream, upload, &flow, plan);
-        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure]).await
+        let uplink = uplink(&mut x.client.input, to, upload, &flow, plan);
+        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure], x.client.stream).await
     };
     let down = match outcome {
         Outcome::Down(down) => down,
@@ -139,44 +168,87 @@ pub async fn attempt(
         Outcome::Expired if flow.upload.get() == UploadState::AwaitingClient => {
             return Err(ProxyError::RequestBodyTimeout.into());
         }
-        Outcome::Expired => return Err(ProxyError::UpstreamTimeout.into()),
+        Outcome::Expired => {
+            if let (Link::Http2(lease), 0) = (&link, record.status) {
+                // The connection may be dead, and the others on it do not know yet.
+                lease.retire();
+            }
+            return Err(ProxyError::UpstreamTimeout.into());
+        }
     };
     match down {
         Down::Answered { reusable, keep_alive } => {
-            if reusable && !plan.upgrade && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty() {
+            let clean = reusable && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty();
+            if let (Link::Http1(stream), true, false) = (link, clean, plan.upgrade) {
                 let now = record.ended.unwrap_or_else(Instant::now);
-                pool.keep(connection, now, x.response.connection.keep_alive_time);
+                pool.keep(stream, address, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),
                 UploadState::Done => Ok(After::Close),
                 // The answer came before the whole request: what is left of it must not be read as the next one.
-                _ if keep_alive => Ok(reply::drain(x.client, upload).await),
+                _ if keep_alive => Ok(reply::drain(x.client).await),
                 _ => Ok(After::Close),
             }
         }
         Down::TunnelDone => Ok(After::Close),
         Down::TunnelBroken => Ok(After::Abort),
         Down::RetryStatus => Err(Failure::Status),
-        Down::Closed { answered: false } if reused => Err(Failure::Stale(ProxyError::UpstreamClosed)),
+        Down::Closed { answered: false, unseen } if reused || unseen => {
+            Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen })
+        }
         Down::Closed { .. } => Err(ProxyError::UpstreamClosed.into()),
         Down::Failed(error) => Err(error.into()),
     }
 }
 
 fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
-    let path = match (&*endpoint.base_path, x.target.path.get(plan.strip..).unwrap_or_default()) {
+    write::request_line(x.upstream_out, &x.request.method, path(x.target, plan, endpoint), x.target.query());
+    if plan.upgrade && x.request.version == Version::Http2 {
+        write::field(x.upstream_out, "Sec-WebSocket-Key", websocket::key().as_bytes());
+    }
+    forward::write_request_fields(
+        x.upstream_out,
+        x.request,
+        &identity(x.target, x.client.peer, x.forwarded, plan, endpoint),
+    );
+}
+
+fn http2_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) -> io::Result<http::Request<()>> {
+    let method = if plan.upgrade { "CONNECT" } else { &x.request.method };
+    let identity = identity(x.target, x.client.peer, x.forwarded, plan, endpoint);
+    let path = path(x.target, plan, endpoint);
+    let mut head = http2::head::request(method, endpoint.scheme(), identity.host, path, x.target.query())?;
+    forward::add_request_fields(head.headers_mut(), x.request, &identity)?;
+    if plan.upgrade {
+        head.headers_mut().remove("sec-websocket-key");
+        head.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    }
+    Ok(head)
+}
+
+/// The path that the endpoint is asked for, in two parts.
+fn path<'x>(target: &'x Target, plan: &Plan<'_>, endpoint: &'x Endpoint) -> [&'x str; 2] {
+    match (&*endpoint.base_path, target.path.get(plan.strip..).unwrap_or_default()) {
         ("", "") => ["/", ""],
         (base, path) => [base, path],
-    };
-    write::request_line(x.upstream_out, &x.request.method, path, x.target.query());
-    let identity = Identity {
-        host: if x.target.host_field.is_empty() { &endpoint.authority } else { &x.target.host_field },
-        peer: &x.client.peer.text,
-        forwarded: x.forwarded,
+    }
+}
+
+fn identity<'x>(
+    target: &'x Target,
+    peer: &'x Peer,
+    forwarded: &'x Forwarded,
+    plan: &Plan<'_>,
+    endpoint: &'x Endpoint,
+) -> Identity<'x> {
+    Identity {
+        host: if target.host_field.is_empty() { &endpoint.authority } else { &target.host_field },
+        peer: &peer.text,
+        forwarded,
+        tls: peer.tls.as_ref().map(|tls| tls.identity.as_deref()),
         upgrade: plan.upgrade,
-    };
-    forward::write_request_fields(x.upstream_out, x.request, &identity);
+    }
 }
 
 enum Outcome {
@@ -192,6 +264,7 @@ async fn race(
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
+    stream: Option<&RefCell<Outgoing>>,
 ) -> Outcome {
     let mut downlink = pin!(downlink);
     let mut uplink = pin!(uplink);
@@ -201,6 +274,9 @@ async fn race(
         }
         if let Poll::Ready(stop) = uplink.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Stop(stop));
+        }
+        if stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready()) {
+            return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
             if !flow.extend(client, upstream) {

@@ -6,21 +6,24 @@ use tokio::time::Instant;
 use super::{
     BACKOFF_MAX, Record,
     attempt::Plan,
+    carry,
     flow::{Flow, UploadState},
     response_plugins, yield_now_and_then,
 };
 use crate::{
+    body::{Sink, Source},
     error::ProxyError,
     forward::{Reply, sanitise_response},
     http1::{
         Framing, Version,
-        body::{BodyReader, Piece},
+        body::Piece,
         head::{RequestHead, ResponseHead},
         write,
     },
-    stream::{Input, Output},
+    http2,
     telemetry::access_log::milliseconds,
     upstream::RetryBudget,
+    websocket,
     worker::Worker,
 };
 
@@ -47,6 +50,8 @@ pub enum Down {
     Closed {
         /// Whether some of it was.
         answered: bool,
+        /// Whether the upstream said that it has not looked at the request.
+        unseen: bool,
     },
     /// The answer is invalid or cut, or the client does not take it.
     Failed(ProxyError),
@@ -56,9 +61,9 @@ pub enum Down {
 #[derive(Debug)]
 pub struct Downlink<'d, 'c, 'u> {
     /// What the upstream sends.
-    pub from: Input<'u>,
+    pub from: Source<'u>,
     /// What the client gets.
-    pub to: &'d mut Output<'c>,
+    pub to: &'d mut Sink<'c>,
     /// What is answered.
     pub request: &'d RequestHead,
     /// Room for the answer's head.
@@ -85,13 +90,13 @@ impl Downlink<'_, '_, '_> {
 
     async fn answer(&mut self) -> Result<Down, Down> {
         self.final_head().await?;
-        if self.response.status == 101 {
+        if self.response.status == 101 || self.agrees_in_frames() {
             return self.tunnel().await;
         }
         if self.is_worth_another_try() {
             return Err(Down::RetryStatus);
         }
-        let reply = self.write_head();
+        let reply = self.write_head()?;
         self.body(reply).await
     }
 
@@ -123,10 +128,20 @@ impl Downlink<'_, '_, '_> {
     }
 
     async fn head(&mut self) -> Result<(), Down> {
+        let input = match &mut self.from {
+            Source::Http1 { input, .. } => input,
+            Source::Http2(receiver) => {
+                return match receiver.head(self.response, &self.request.method).await {
+                    http2::Head::Read => Ok(()),
+                    http2::Head::Closed { unseen } => Err(Down::Closed { answered: false, unseen }),
+                    http2::Head::Invalid => Err(Down::Failed(ProxyError::UpstreamProtocol)),
+                };
+            }
+        };
         loop {
-            match self.response.parse(self.from.buffer, &self.request.method) {
+            match self.response.parse(input.buffer, &self.request.method) {
                 Ok(Some(bytes)) => {
-                    bytes::Buf::advance(self.from.buffer, bytes);
+                    bytes::Buf::advance(input.buffer, bytes);
                     return Ok(());
                 }
                 Ok(None) => {}
@@ -135,10 +150,12 @@ impl Downlink<'_, '_, '_> {
                     return Err(Down::Failed(ProxyError::UpstreamProtocol));
                 }
             }
-            match self.from.fill().await {
-                Ok(0) | Err(_) => return Err(Down::Closed { answered: !self.from.buffer.is_empty() }),
+            match input.fill().await {
+                Ok(0) | Err(_) => {
+                    return Err(Down::Closed { answered: !input.buffer.is_empty(), unseen: false });
+                }
                 // An answer before the question: it was meant for nobody, and the connection is no good.
-                Ok(_) if !self.flow.head_sent.get() => return Err(Down::Closed { answered: false }),
+                Ok(_) if !self.flow.head_sent.get() => return Err(Down::Closed { answered: false, unseen: false }),
                 Ok(_) => {}
             }
         }
@@ -150,6 +167,11 @@ impl Downlink<'_, '_, '_> {
             && self.response.fields.get("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
     }
 
+    /// The same by HTTP/2, where any 2xx agrees (RFC 8441 section 5).
+    fn agrees_in_frames(&self) -> bool {
+        self.plan.upgrade && self.response.version == Version::Http2 && matches!(self.response.status, 200..300)
+    }
+
     /// Passes an interim answer on to a client that understands it.
     async fn interim(&mut self) -> Result<(), Down> {
         let unasked = self.response.status == 100 && !self.request.expects_continue;
@@ -157,16 +179,23 @@ impl Downlink<'_, '_, '_> {
             return Ok(());
         }
         sanitise_response(&mut self.response.fields, &self.response.connection, false);
-        write::status_line(self.to.buffer, self.response.status);
-        for (name, value) in self.response.fields.iter() {
-            write::field(self.to.buffer, name, value);
+        match self.to {
+            Sink::Http1(output) => {
+                write::status_line(output.buffer, self.response.status);
+                for (name, value) in self.response.fields.iter() {
+                    write::field(output.buffer, name, value);
+                }
+                output.buffer.extend_from_slice(b"\r\n");
+            }
+            Sink::Http2(sender) => {
+                sender.interim(self.response.status, &self.response.fields).map_err(client_gone)?;
+            }
         }
-        self.to.buffer.extend_from_slice(b"\r\n");
         self.flush().await
     }
 
     /// Writes the answer's head: from here on it is the client's.
-    fn write_head(&mut self) -> Reply {
+    fn write_head(&mut self) -> Result<Reply, Down> {
         let status = self.response.status;
         let described = self.request.method == "HEAD" || status == 304;
         sanitise_response(&mut self.response.fields, &self.response.connection, described);
@@ -175,12 +204,12 @@ impl Downlink<'_, '_, '_> {
         }
         let stays = self.request.persistent() && !self.worker.draining() && !self.leaves_upload(status);
         let reply = Reply::to(self.response, self.request.version, stays);
-        self.write_fields(status, |out, version| reply.write(out, version, described || status == 204));
+        self.say(status, reply, described || status == 204)?;
         let stream = self.response.fields.get("content-type").is_some_and(is_stream);
         if self.response.framing != Framing::Empty {
             self.flow.response_begun(stream, self.record.ended.unwrap_or_else(Instant::now));
         }
-        reply
+        Ok(reply)
     }
 
     /// Whether the answer ends an upload that is not over: an error, or a final answer to a client that was waiting to be
@@ -189,57 +218,54 @@ impl Downlink<'_, '_, '_> {
         self.flow.upload.get() != UploadState::Done && (status >= 400 || self.request.expects_continue)
     }
 
-    fn write_fields(&mut self, status: u16, rest: impl FnOnce(&mut Vec<u8>, Version)) {
-        let out = &mut *self.to.buffer;
-        write::status_line(out, status);
-        for (name, value) in self.response.fields.iter() {
-            write::field(out, name, value);
-        }
+    /// Says what the upstream answered, and the gateway's own part of it.
+    fn say(&mut self, status: u16, reply: Reply, bodyless: bool) -> Result<(), Down> {
+        let fields = &mut self.response.fields;
         let now = Instant::now();
         // Who passes an answer on without a date gives it one (RFC 9110 section 6.6.1).
-        if self.response.fields.get("date").is_none() {
-            self.worker.date.write_field(out, now);
+        if fields.get("date").is_none() {
+            fields.append("Date", &self.worker.date.text(now));
         }
         if self.worker.shared.policy.debug_headers {
-            write::field(out, "X-RustyGate-Backend", self.plan.chosen.backend.name.as_bytes());
-            out.extend_from_slice(b"X-RustyGate-Duration-ms: ");
-            milliseconds(out, now.saturating_duration_since(self.record.started));
-            out.extend_from_slice(b"\r\n");
+            fields.append("X-RustyGate-Backend", self.plan.chosen.backend.name.as_bytes());
+            let taken = now.saturating_duration_since(self.record.started);
+            fields.append_with("X-RustyGate-Duration-ms", |out| milliseconds(out, taken));
         }
-        rest(out, self.request.version);
-        out.extend_from_slice(b"\r\n");
+        let end = reply.framing == Framing::Empty && status != 101;
+        self.to.head(status, fields, reply, self.request.version, bodyless, end).map_err(client_gone)?;
         self.record.status = status;
         self.record.ended = Some(now);
+        Ok(())
     }
 
     async fn body(&mut self, reply: Reply) -> Result<Down, Down> {
-        let mut reader = BodyReader::new(self.response.framing);
+        self.from.begin(self.response.framing);
         let mut carried = 0;
         loop {
             let cut = |_| Down::Failed(ProxyError::UpstreamProtocol);
-            match reader.next(self.from.buffer).map_err(cut)? {
+            match self.from.next().map_err(cut)? {
                 Piece::Data(bytes) => {
-                    self.to.piece(reply.framing, &self.from.buffer[..bytes]).await.map_err(client_gone)?;
-                    reader.took(self.from.buffer, bytes);
+                    self.to.piece(reply.framing, &mut self.from, bytes, |_| {}).await.map_err(client_gone)?;
                     yield_now_and_then(&mut carried, bytes).await;
                 }
                 Piece::More => {
                     self.flush().await?;
                     self.record.ended = None;
-                    match self.from.fill_bulk().await {
-                        Ok(0) => reader.closed().map_err(|_| Down::Failed(ProxyError::UpstreamClosed))?,
+                    match self.from.fill().await {
+                        Ok(0) => self.from.closed().map_err(|_| Down::Failed(ProxyError::UpstreamClosed))?,
                         // A body that ends with the connection ends when that is closed in order, not by its failure.
                         Err(_) => return Err(Down::Failed(ProxyError::UpstreamClosed)),
                         Ok(_) => self.flow.progress(),
                     }
                 }
                 Piece::End => {
-                    if !reader.trailers.is_empty() {
+                    let trailers = self.from.trailers_mut();
+                    if !trailers.is_empty() {
                         for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
-                            plugin.on_response_trailers(&mut reader.trailers);
+                            plugin.on_response_trailers(trailers);
                         }
                     }
-                    self.to.end(reply.framing, &reader.trailers);
+                    self.to.end(reply.framing, self.from.trailers()).map_err(client_gone)?;
                     self.flush().await?;
                     return Ok(Down::Answered { reusable: self.response.persistent(), keep_alive: reply.keep_alive });
                 }
@@ -250,31 +276,29 @@ impl Downlink<'_, '_, '_> {
     /// Both sides agreed to speak another protocol: from here on bytes are carried as they come.
     async fn tunnel(&mut self) -> Result<Down, Down> {
         sanitise_response(&mut self.response.fields, &self.response.connection, false);
-        self.write_fields(101, |out, _| out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"));
+        // Each connection has a handshake of its own (RFC 8441 section 5.1).
+        let fields = &mut self.response.fields;
+        let status = if self.request.version == Version::Http2 { 200 } else { 101 };
+        if self.request.version != self.response.version {
+            fields.remove("sec-websocket-accept");
+            if let (101, Some(key)) = (status, self.request.fields.get("sec-websocket-key")) {
+                fields.append("Sec-WebSocket-Accept", websocket::accept(key).as_bytes());
+            }
+        }
+        self.say(status, Reply { framing: Framing::UntilClose, keep_alive: true }, true)?;
         self.flush().await?;
         self.record.ended = None;
         self.flow.response_begun(true, Instant::now());
         self.flow.tunnel.set(true);
         let _open = self.worker.tunnel_opened();
-        loop {
-            if !self.from.buffer.is_empty() {
-                self.to.piece(Framing::UntilClose, self.from.buffer).await.map_err(client_gone)?;
-                self.flush().await?;
-                self.from.buffer.clear();
-                self.flow.progress();
+        match carry(&mut self.from, self.to, self.flow).await {
+            Ok(()) if self.flow.client_closed.get() => Ok(Down::TunnelDone),
+            Ok(()) => {
+                self.flow.upstream_closed.set(true);
+                std::future::pending().await
             }
-            match self.from.fill().await {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(_) => return Ok(Down::TunnelBroken),
-            }
+            Err(_) => Ok(Down::TunnelBroken),
         }
-        self.to.shutdown().await.map_err(client_gone)?;
-        if self.flow.client_closed.get() {
-            return Ok(Down::TunnelDone);
-        }
-        self.flow.upstream_closed.set(true);
-        std::future::pending().await
     }
 
     async fn flush(&mut self) -> Result<(), Down> {

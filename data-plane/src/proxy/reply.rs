@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{After, Exchange, Record, response_plugins, uplink::Upload};
+use super::{After, Exchange, Record, response_plugins};
 use crate::{
+    body::Source,
     client::Client,
     error::ProxyError,
     fields::Fields,
     forward::Reply,
-    http1::{Framing, body::Piece, write},
+    grpc,
+    http1::{Framing, body::Piece},
     plugin::LocalResponse,
     snapshot::Rule,
 };
@@ -22,13 +25,11 @@ const DRAIN_BYTES_MAX: u64 = 64 << 10;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Answers with an error.
-pub async fn error(
-    x: &mut Exchange<'_, '_>,
-    upload: &mut Upload,
-    record: &mut Record,
-    rule: Option<&Rule>,
-    error: ProxyError,
-) -> After {
+pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&Rule>, error: ProxyError) -> After {
+    if grpc::is_call(&x.request.fields) {
+        let fields = grpc::trailers_only(grpc::status(error), &error.message());
+        return local(x, record, rule, LocalResponse { status: 200, fields, body: Bytes::new() }).await;
+    }
     let mut fields = Fields::new();
     fields.append("Content-Type", b"application/json");
     if error == ProxyError::MethodNotAllowed {
@@ -48,13 +49,12 @@ pub async fn error(
         x.request.connection.close = true;
     }
     let answer = LocalResponse { status: error.status(), fields, body: error.body().into() };
-    local(x, upload, record, rule, answer).await
+    local(x, record, rule, answer).await
 }
 
 /// Answers without an upstream. The plugins of what matched see this answer like any other.
 pub async fn local(
     x: &mut Exchange<'_, '_>,
-    upload: &mut Upload,
     record: &mut Record,
     rule: Option<&Rule>,
     mut answer: LocalResponse,
@@ -72,34 +72,39 @@ pub async fn local(
         bytes => Framing::Length(bytes as u64),
     };
     // A body that would take long to drain, or that the client holds back until it is asked for, costs the connection.
-    let drainable = upload.reader.known_rest().is_some_and(|rest| rest <= DRAIN_BYTES_MAX);
-    let clean = upload.reader.is_done() || (drainable && !x.request.expects_continue);
+    let input = &x.client.input;
+    let drainable = input.known_rest().is_some_and(|rest| rest <= DRAIN_BYTES_MAX);
+    let clean = input.is_done() || (drainable && !x.request.expects_continue);
     let keep_alive = clean && x.request.persistent() && !x.worker.draining();
 
-    let out = &mut *x.client.output.buffer;
-    out.clear();
-    write::status_line(out, answer.status);
-    x.worker.date.write_field(out, Instant::now());
-    for (name, value) in answer.fields.iter() {
-        write::field(out, name, value);
-    }
-    Reply { framing, keep_alive }.write(out, x.request.version, bodyless);
-    out.extend_from_slice(b"\r\n");
-    if !head_only && !bodyless {
-        out.extend_from_slice(&answer.body);
+    answer.fields.append("Date", &x.worker.date.text(Instant::now()));
+    let output = &mut x.client.output;
+    output.discard();
+    let end = head_only || framing == Framing::Empty;
+    let reply = Reply { framing, keep_alive };
+    if output.head(answer.status, &answer.fields, reply, x.request.version, bodyless, end).is_err() {
+        return After::Abort;
     }
     record.status = answer.status;
     let due = Instant::now() + DRAIN_TIME_MAX * 5;
-    match x.client.timer.until(due, x.client.output.flush()).await {
-        Ok(Ok(())) if keep_alive => drain(x.client, upload).await,
+    let sent = x.client.timer.until(due, async {
+        if !end {
+            output.copy(framing, &answer.body).await?;
+            output.end(framing, &Fields::new())?;
+        }
+        output.flush().await
+    });
+    match sent.await {
+        Ok(Ok(())) if keep_alive => drain(x.client).await,
         Ok(Ok(())) => After::Close,
         _ => After::Abort,
     }
 }
 
-/// Reads what is left of a request's body and throws it away, within bounds, so that the connection can go on.
-pub async fn drain(client: &mut Client<'_>, upload: &mut Upload) -> After {
-    if upload.reader.is_done() {
+/// Reads what is left of a request's body and throws it away, within bounds, so that the connection can go on. A stream
+/// of HTTP/2 just ends.
+pub async fn drain(client: &mut Client<'_>) -> After {
+    if client.input.is_done() || matches!(client.input, Source::Http2(_)) {
         return After::KeepAlive;
     }
     let due = Instant::now() + DRAIN_TIME_MAX;
@@ -107,9 +112,9 @@ pub async fn drain(client: &mut Client<'_>, upload: &mut Upload) -> After {
     let drained = client.timer.until(due, async {
         let mut rest = DRAIN_BYTES_MAX;
         loop {
-            match upload.reader.next(input.buffer) {
+            match input.next() {
                 Ok(Piece::Data(bytes)) => {
-                    upload.reader.took(input.buffer, bytes);
+                    input.took(bytes);
                     rest = rest.checked_sub(bytes as u64)?;
                 }
                 Ok(Piece::End) => return Some(()),

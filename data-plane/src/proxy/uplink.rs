@@ -7,21 +7,18 @@ use std::{
     task::Poll,
 };
 
-use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::{
     attempt::Plan,
+    carry,
     flow::{Flow, UploadState},
     yield_now_and_then,
 };
 use crate::{
+    body::{Sink, Source},
     error::ProxyError,
-    http1::{
-        Framing,
-        body::{BodyReader, Piece},
-    },
-    stream::{Input, Output},
+    http1::{Framing, body::Piece},
 };
 
 /// Bodies up to this size are kept while they are sent, so that they can be sent again.
@@ -33,8 +30,6 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 /// The request's body: read once, whatever the number of tries.
 #[derive(Debug)]
 pub struct Upload {
-    /// Reads it from the client.
-    pub reader: BodyReader,
     framing: Framing,
     taken: u64,
     bytes_max: u64,
@@ -60,13 +55,13 @@ pub enum Stop {
 impl Upload {
     /// Of a request framed so, whose body may have so many bytes.
     pub fn new(framing: Framing, bytes_max: u64) -> Self {
-        Self { reader: BodyReader::new(framing), framing, taken: 0, bytes_max, replay: None, sent_at: None }
+        Self { framing, taken: 0, bytes_max, replay: None, sent_at: None }
     }
 
     /// Whether the body, as far as the head tells, is within its bound.
     pub fn check_length(&self) -> Result<(), ProxyError> {
-        match self.reader.known_rest() {
-            Some(length) if length > self.bytes_max => Err(ProxyError::BodyTooLarge),
+        match self.framing {
+            Framing::Length(length) if length > self.bytes_max => Err(ProxyError::BodyTooLarge),
             _ => Ok(()),
         }
     }
@@ -85,11 +80,9 @@ impl Upload {
         if self.taken + bytes as u64 > self.bytes_max { Err(ProxyError::BodyTooLarge) } else { Ok(()) }
     }
 
-    /// The first `bytes` bytes of the buffer are on their way. Only now: if the try ends before, another one finds
-    /// them where they were.
-    fn took(&mut self, buffer: &mut BytesMut, bytes: usize) {
-        let piece = &buffer[..bytes];
-        self.taken += bytes as u64;
+    /// This piece is on its way.
+    fn keep(&mut self, piece: &[u8]) {
+        self.taken += piece.len() as u64;
         if let Some(replay) = &mut self.replay {
             if replay.len() + piece.len() > REPLAY_BYTES_MAX {
                 self.replay = None;
@@ -97,14 +90,13 @@ impl Upload {
                 replay.extend_from_slice(piece);
             }
         }
-        self.reader.took(buffer, bytes);
     }
 }
 
 /// Carries what goes up until there is a reason to stop; once all is sent, that is only the client's leaving.
 pub async fn uplink(
-    from: &mut Input<'_>,
-    mut to: Output<'_>,
+    from: &mut Source<'_>,
+    mut to: Sink<'_>,
     upload: &mut Upload,
     flow: &Flow,
     plan: &Plan<'_>,
@@ -130,8 +122,8 @@ enum Halt {
 }
 
 async fn send_body(
-    from: &mut Input<'_>,
-    to: &mut Output<'_>,
+    from: &mut Source<'_>,
+    to: &mut Sink<'_>,
     upload: &mut Upload,
     flow: &Flow,
     plan: &Plan<'_>,
@@ -144,17 +136,18 @@ async fn send_body(
     }
     flow.head_sent.set(true);
     if let Some(replay) = upload.replay.as_ref().filter(|replay| !replay.is_empty()) {
-        to.piece(upload.framing, replay).await.map_err(|_| Halt::Upstream)?;
+        to.copy(upload.framing, replay).await.map_err(|_| Halt::Upstream)?;
     }
     let mut carried = 0;
     loop {
         flow.upload.set(UploadState::AwaitingUpstream);
-        let piece = upload.reader.next(from.buffer).map_err(|error| refused(ProxyError::BadBody(error)))?;
+        let piece = from.next().map_err(|error| refused(ProxyError::BadBody(error)))?;
         match piece {
             Piece::Data(bytes) => {
                 upload.check_room(bytes).map_err(refused)?;
-                to.piece(upload.framing, &from.buffer[..bytes]).await.map_err(|_| Halt::Upstream)?;
-                upload.took(from.buffer, bytes);
+                let framing = upload.framing;
+                let taken = |piece: &[u8]| upload.keep(piece);
+                to.piece(framing, from, bytes, taken).await.map_err(|_| Halt::Upstream)?;
                 yield_now_and_then(&mut carried, bytes).await;
                 flow.replayable.set(upload.can_replay());
             }
@@ -162,18 +155,19 @@ async fn send_body(
                 to.flush().await.map_err(|_| Halt::Upstream)?;
                 flow.upload.set(UploadState::AwaitingClient);
                 flow.progress();
-                match from.fill_bulk().await {
+                match from.fill().await {
                     Ok(0) | Err(_) => return Err(Halt::Stop(Stop::ClientGone)),
                     Ok(_) => {}
                 }
             }
             Piece::End => {
-                if !upload.reader.trailers.is_empty() {
+                let trailers = from.trailers_mut();
+                if !trailers.is_empty() {
                     for plugin in plan.rule.plugins.iter().chain(&plan.chosen.plugins) {
-                        plugin.on_request_trailers(&mut upload.reader.trailers);
+                        plugin.on_request_trailers(trailers);
                     }
                 }
-                to.end(upload.framing, &upload.reader.trailers);
+                to.end(upload.framing, from.trailers()).map_err(|_| Halt::Upstream)?;
                 to.flush().await.map_err(|_| Halt::Upstream)?;
                 flow.body_sent(*upload.sent_at.get_or_insert_with(Instant::now));
                 return Ok(());
@@ -188,11 +182,18 @@ fn refused(error: ProxyError) -> Halt {
 
 /// Watches for the client's leaving while its answer is made. What it sends meanwhile stays in the buffer: the next
 /// request, or the first bytes of a tunnel, and nobody's until the answer has said which.
-async fn await_tunnel(from: &mut Input<'_>, flow: &Flow) -> Result<(), Stop> {
+async fn await_tunnel(from: &mut Source<'_>, flow: &Flow) -> Result<(), Stop> {
+    let input = match from {
+        Source::Http1 { input, .. } => input,
+        // That the client gives the stream up is seen elsewhere.
+        Source::Http2(_) => {
+            return poll_fn(|_| if flow.tunnel.get() { Poll::Ready(Ok(())) } else { Poll::Pending }).await;
+        }
+    };
     loop {
         let read = {
-            let full = from.buffer.len() >= AHEAD_BYTES_MAX;
-            let mut fill = pin!(from.fill());
+            let full = input.buffer.len() >= AHEAD_BYTES_MAX;
+            let mut fill = pin!(input.fill());
             poll_fn(|cx| match flow.tunnel.get() {
                 true => Poll::Ready(None),
                 false if full => Poll::Pending,
@@ -208,31 +209,13 @@ async fn await_tunnel(from: &mut Input<'_>, flow: &Flow) -> Result<(), Stop> {
     }
 }
 
-async fn tunnel(from: &mut Input<'_>, to: &mut Output<'_>, flow: &Flow) -> Stop {
-    loop {
-        if !from.buffer.is_empty() {
-            let sent = async {
-                to.piece(Framing::UntilClose, from.buffer).await?;
-                to.flush().await
-            };
-            if sent.await.is_err() {
-                return Stop::TunnelBroken;
-            }
-            from.buffer.clear();
-            flow.progress();
+async fn tunnel(from: &mut Source<'_>, to: &mut Sink<'_>, flow: &Flow) -> Stop {
+    match carry(from, to, flow).await {
+        Ok(()) if flow.upstream_closed.get() => Stop::TunnelDone,
+        Ok(()) => {
+            flow.client_closed.set(true);
+            pending().await
         }
-        match from.fill().await {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(_) => return Stop::TunnelBroken,
-        }
+        Err(_) => Stop::TunnelBroken,
     }
-    if to.shutdown().await.is_err() {
-        return Stop::TunnelBroken;
-    }
-    if flow.upstream_closed.get() {
-        return Stop::TunnelDone;
-    }
-    flow.client_closed.set(true);
-    pending().await
 }

@@ -143,3 +143,61 @@ async fn a_stream_over_ten_thousand_pushes_pins_its_own_rule_and_nothing_else() 
     until_gone("the rule of a stream that is over", &own).await;
     tokio::task::spawn_blocking(move || threads.stop()).await.expect("no panic");
 }
+
+fn listener(port: u16, tls: bool) -> wire::Change {
+    let tls = tls.then(|| wire::ListenerTls { certificates: vec!["web".to_owned()], ..wire::ListenerTls::default() });
+    let listener = wire::Listener { name: "l".to_owned(), address: format!("127.0.0.1:{port}"), tls };
+    let resource = wire::Resource { kind: Some(wire::resource::Kind::Listener(listener)) };
+    let resource = Some(resource.encode_to_vec().into());
+    wire::Change { kind: wire::Kind::Listener.into(), name: "l".to_owned(), resource }
+}
+
+/// A new certificate at every call.
+fn certificate() -> wire::Change {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+    let chain = params.self_signed(&key).expect("signs").pem();
+    let form = Some(wire::secret::Form::Clear(key.serialize_pem().into_bytes()));
+    let key = Some(wire::Secret { form, salt: Vec::new() });
+    let certificate = wire::Certificate { name: "web".to_owned(), chain, key };
+    let resource = wire::Resource { kind: Some(wire::resource::Kind::Certificate(certificate)) };
+    let resource = Some(resource.encode_to_vec().into());
+    wire::Change { kind: wire::Kind::Certificate.into(), name: "web".to_owned(), resource }
+}
+
+/// Whether a request in the clear is answered in the clear.
+async fn speaks_in_the_clear(port: u16) -> bool {
+    let mut client = TcpStream::connect(("127.0.0.1", port)).await.expect("connects");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.expect("writes");
+    let mut answer = Vec::new();
+    let _ = timeout(DEADLINE, client.read_to_end(&mut answer)).await.expect("ends");
+    answer.starts_with(b"HTTP/1.1 ")
+}
+
+#[tokio::test]
+async fn a_listener_gets_other_tls_without_being_bound_anew() {
+    let (publisher, threads) = publisher();
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        free.local_addr().expect("an address").port()
+    };
+    let bound = async || {
+        let bound = publisher.bound.lock().await;
+        let only = bound.values().next().expect("one");
+        (only.key, only.tls.as_ref().map(|tls| tls.id))
+    };
+    publish(&publisher, 1, &[listener(port, false)]).await;
+    assert!(speaks_in_the_clear(port).await);
+    let (key, none) = bound().await;
+    assert_eq!(none, None);
+    publish(&publisher, 2, &[listener(port, true), certificate()]).await;
+    let (with_tls, first) = bound().await;
+    assert!(!speaks_in_the_clear(port).await, "nothing is said in the clear where TLS is due");
+    publish(&publisher, 3, &[certificate()]).await;
+    let (rotated, second) = bound().await;
+    assert!(first.is_some() && second.is_some() && first != second);
+    publish(&publisher, 4, &[listener(port, false)]).await;
+    assert!(speaks_in_the_clear(port).await);
+    assert_eq!([with_tls, rotated, bound().await.0], [key; 3], "it is the same socket all the time");
+    tokio::task::spawn_blocking(move || threads.stop()).await.expect("no panic");
+}

@@ -1,8 +1,8 @@
 //! Wire -> [`Snapshot`]; the only file (with those below it) that reads route, backend, plugin and listener messages.
 //!
 //! The next snapshot starts as a clone of this one, which shares everything; the changes are then made to it in
-//! this order: listeners, backends, plugins, and routes, which link to the others. A changed backend or plugin
-//! is put into the unchanged routes that use it. Whatever is wrong with one resource, the others are still read,
+//! this order: certificates, listeners, backends, plugins, and routes, which link to the others. A changed certificate,
+//! backend or plugin is put into what uses it and did not change. Whatever is wrong with one resource, the others are still read,
 //! so that one report has all faults; after a fault the half-made snapshot is dropped.
 
 mod backend;
@@ -12,6 +12,7 @@ mod listener;
 mod matches;
 mod rule;
 mod target;
+mod tls;
 
 use std::sync::Arc;
 
@@ -26,11 +27,13 @@ pub use self::{
 use self::{
     changes::{Changes, decode},
     links::Links,
+    tls::Keys,
 };
 use super::{Backend, CowMap, Snapshot, fault, fault::Faults};
 use crate::{
     plugin::Plugin,
     route::{Conflict, ConflictKind, Host, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX, Route},
+    tls::{Certificate, Client, Tickets},
 };
 
 /// The most bytes that a name of anything has.
@@ -45,6 +48,12 @@ const USERS_NAMED_MAX: usize = 5;
 /// What compiling the next snapshot needs from this one besides what the request path sees.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
+    pub(crate) certificates: CowMap<Arc<str>, Arc<Certificate>>,
+    /// The keys of session tickets: made for the first listener with TLS, then handed on for the life of the process.
+    /// They are random, the one thing here that does not follow from the input.
+    tickets: Option<Tickets>,
+    /// TLS to endpoints that nothing more is said of.
+    pub(crate) public_client: Option<Arc<Client>>,
     pub(crate) backends: CowMap<Arc<str>, Arc<Backend>>,
     pub(crate) plugins: CowMap<Arc<str>, Arc<Plugin>>,
     /// Backends that routes have in place, by canonical URL.
@@ -75,8 +84,10 @@ impl Snapshot {
             names: Vec::new(),
         };
         let changes = Changes::sort(changes, &mut draft.faults);
+        draft.change_certificates(&changes.certificates);
         draft.change_listeners(&changes.listeners);
         draft.change_backends(&changes.backends);
+        draft.renew_certificates(self, &changes);
         draft.change_plugins(&changes.plugins);
         draft.remove_routes(&changes.routes);
         draft.relink_routes();
@@ -102,12 +113,101 @@ struct Touched<'a> {
     /// Upserted, but faulty: routes that link to it are not at fault. By (kind, name).
     broken: HashSet<(wire::Kind, &'a str)>,
     /// Those that were there before: the new one, or `None` if removed.
+    certificates: HashMap<&'a str, Option<Arc<Certificate>>>,
     listeners: HashMap<&'a str, Option<()>>,
     backends: HashMap<&'a str, Option<Arc<Backend>>>,
     plugins: HashMap<&'a str, Option<Arc<Plugin>>>,
 }
 
 impl<'a> Draft<'a> {
+    fn change_certificates(&mut self, changes: &[&'a wire::Change]) {
+        for change in changes {
+            let old = self.next.compiled.certificates.remove(change.name.as_str());
+            let new = match self.read(wire::Kind::Certificate, change) {
+                Some(Some(wire::resource::Kind::Certificate(message))) => {
+                    let certificate = tls::certificate(&message, &mut self.faults).map(Arc::new);
+                    if certificate.is_none() {
+                        self.touched.broken.insert((wire::Kind::Certificate, &change.name));
+                    }
+                    certificate
+                }
+                Some(_) => continue,
+                None => None,
+            };
+            if let Some(certificate) = &new {
+                self.next.compiled.certificates.insert(Arc::clone(&certificate.name), Arc::clone(certificate));
+            }
+            if old.is_some() {
+                self.touched.certificates.insert(&change.name, new);
+            }
+        }
+        let count = self.next.compiled.certificates.len();
+        if let Some(last) = changes.last()
+            && count > tls::CERTIFICATES_MAX
+        {
+            self.faults.enter(wire::Kind::Certificate, &last.name);
+            let most = tls::CERTIFICATES_MAX;
+            let message = format_args!("there are {count} certificates; at most {most} are allowed");
+            self.faults.add(fault::OUT_OF_BOUNDS, "", message);
+        }
+    }
+
+    /// Puts changed certificates into the unchanged listeners and backends that use them, and refuses to remove what
+    /// those still use.
+    fn renew_certificates(&mut self, before: &'a Snapshot, changes: &Changes<'a>) {
+        if self.touched.certificates.is_empty() {
+            return;
+        }
+        let is_among = |changes: &[&wire::Change], name: &str| {
+            changes.binary_search_by(|change| change.name.as_str().cmp(name)).is_ok()
+        };
+        let mut missed: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+        let Compiled { certificates, tickets, .. } = &mut self.next.compiled;
+        let keys = Keys { certificates, touched: &self.touched };
+        for listener in &mut self.next.listeners {
+            let Some(server) = listener.tls.as_ref().filter(|_| !is_among(&changes.listeners, &listener.name)) else {
+                continue;
+            };
+            let mut used = server.terms.certificates.iter().filter_map(|name| {
+                self.touched.certificates.get_key_value(&**name).map(|(&name, new)| (name, new.is_some()))
+            });
+            let Some(first) = used.next() else { continue };
+            for (name, _) in std::iter::once(first).chain(used).filter(|(_, is_there)| !is_there) {
+                missed.entry(name).or_default().push(format!("listener {:?}", listener.name));
+            }
+            if let Some(tls) = tls::renew_server(server, &keys, tickets.get_or_insert_with(Tickets::new)) {
+                *listener = Arc::new(super::Listener { tls: Some(tls), ..super::Listener::clone(listener) });
+            }
+        }
+        let mut renewed = Vec::new();
+        for (backend_name, backend) in before.compiled.backends.iter() {
+            let used = backend.tls.as_ref().and_then(|client| client.terms.client_certificate.as_deref());
+            let touched = used.and_then(|name| self.touched.certificates.get_key_value(name));
+            let Some((&name, _)) = touched.filter(|_| !is_among(&changes.backends, backend_name)) else { continue };
+            match tls::renew_backend(backend, &keys) {
+                Some(backend) => renewed.push((backend_name, Arc::new(backend))),
+                None => missed.entry(name).or_default().push(format!("backend {backend_name:?}")),
+            }
+        }
+        for (name, backend) in renewed {
+            self.next.compiled.backends.insert(Arc::clone(name), Arc::clone(&backend));
+            self.touched.backends.insert(name, Some(backend));
+        }
+        for (name, mut users) in missed {
+            if self.touched.broken.contains(&(wire::Kind::Certificate, name)) {
+                continue;
+            }
+            users.sort_unstable();
+            users.dedup();
+            let more = users.len().saturating_sub(USERS_NAMED_MAX);
+            users.truncate(USERS_NAMED_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            self.faults.enter(wire::Kind::Certificate, name);
+            let message = format_args!("certificate {name:?} is still used by {}{more}", users.join(", "));
+            self.faults.add_with_hint(fault::STILL_USED, "", message, "change or remove these first");
+        }
+    }
+
     fn change_listeners(&mut self, changes: &[&'a wire::Change]) {
         for change in changes {
             self.next.listeners.retain(|listener| *listener.name != *change.name);
@@ -116,7 +216,9 @@ impl<'a> Draft<'a> {
                 continue;
             };
             let Some(wire::resource::Kind::Listener(message)) = resource else { continue };
-            match listener::compile(&message, &mut self.faults) {
+            let Compiled { certificates, tickets, .. } = &mut self.next.compiled;
+            let keys = Keys { certificates, touched: &self.touched };
+            match listener::compile(&message, &keys, tickets, &mut self.faults) {
                 Some(listener) => self.next.listeners.push(Arc::new(listener)),
                 None => drop(self.touched.broken.insert((wire::Kind::Listener, &change.name))),
             }
@@ -130,7 +232,9 @@ impl<'a> Draft<'a> {
             let old = self.next.compiled.backends.remove(change.name.as_str());
             let new = match self.read(wire::Kind::Backend, change) {
                 Some(Some(wire::resource::Kind::Backend(message))) => {
-                    let backend = backend::compile(&message, &mut self.faults).map(Arc::new);
+                    let Compiled { certificates, public_client, .. } = &mut self.next.compiled;
+                    let keys = Keys { certificates, touched: &self.touched };
+                    let backend = backend::compile(&message, &keys, public_client, &mut self.faults).map(Arc::new);
                     if backend.is_none() {
                         self.touched.broken.insert((wire::Kind::Backend, &change.name));
                     }
@@ -238,8 +342,8 @@ impl<'a> Draft<'a> {
                 listeners: &self.next.listeners,
                 compiled: &mut self.next.compiled,
                 touched: &self.touched,
-                names: &mut self.names,
                 conditions: &mut conditions,
+                names: &mut self.names,
                 faults: &mut self.faults,
             };
             let route = Arc::new(rule::compile_route(&message, links));

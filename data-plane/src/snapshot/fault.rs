@@ -48,6 +48,12 @@ pub const DUPLICATE_LISTENER_ADDRESS: &str = "RG0212";
 pub const UNREADABLE: &str = "RG0213";
 /// A condition that no request can meet.
 pub const BAD_CONDITION: &str = "RG0214";
+/// Certificates that cannot be used: of a chain, or authorities.
+pub const BAD_CERTIFICATE: &str = "RG0220";
+/// A private key that cannot be used, or is another certificate's.
+pub const BAD_KEY: &str = "RG0221";
+/// Terms of TLS, or a protocol, that cannot be.
+pub const BAD_TLS: &str = "RG0222";
 
 /// A listener that cannot be bound.
 pub const CANNOT_BIND: &str = "RG0301";

@@ -120,6 +120,8 @@ pub struct Gauges {
     pub accepted: AtomicU64,
     /// Client connections refused because there were too many, in all or from one address.
     pub refused: AtomicU64,
+    /// TLS handshakes of clients that failed.
+    pub handshakes_failed: AtomicU64,
     /// How often clients ran into each bound.
     pub limits: Hits,
     /// Access log lines dropped because the log could not be written fast enough.
@@ -250,6 +252,7 @@ impl Collector for RequestCollector {
         for (name, help, value) in [
             ("rustygate_client_connections_accepted", "Client connections accepted", &gauges.accepted),
             ("rustygate_client_connections_refused", "Client connections over a bound", &gauges.refused),
+            ("rustygate_tls_handshakes_failed", "TLS handshakes of clients that failed", &gauges.handshakes_failed),
             ("rustygate_access_log_dropped", "Access log lines that were not written", &gauges.log_dropped),
         ] {
             let counter = ConstCounter::new(value.load(Relaxed));

@@ -95,6 +95,8 @@ mod tests {
                 authority: "127.0.0.1:1".into(),
                 base_path: "".into(),
                 weight,
+                protocol: crate::snapshot::Protocol::Http1,
+                tls: None,
             })
         });
         // In blocks, which is as good as smooth for counting.
@@ -109,6 +111,7 @@ mod tests {
             policy,
             schedule: schedule.collect(),
             health_check: None,
+            tls: None,
         }
     }
 

@@ -3,18 +3,20 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    http2::client::{Channel, Lease},
     resolve::{Addresses, ConnectError, Names},
-    snapshot::Endpoint,
+    snapshot::{Endpoint, Protocol},
+    stream::Stream,
+    tls::client::EndpointTls,
 };
 
 /// The most idle connections a worker keeps to one endpoint.
@@ -24,11 +26,23 @@ const IDLE_CONNECTIONS_MAX: usize = 1024;
 /// they do not close it under a request.
 const IDLE_MAX: Duration = Duration::from_secs(50);
 
+/// The most HTTP/2 connections a worker has to one endpoint.
+const CHANNELS_MAX: usize = 64;
+
+/// What a request travels over.
+#[derive(Debug)]
+pub enum Link {
+    /// A connection of its own.
+    Http1(Stream),
+    /// A stream among others.
+    Http2(Lease),
+}
+
 /// A connection to an upstream.
 #[derive(Debug)]
 pub struct Connection {
-    /// The socket.
-    pub stream: TcpStream,
+    /// The connection, or the right to a stream on it.
+    pub link: Link,
     /// Where it leads: one of the endpoint's addresses.
     pub address: SocketAddr,
     /// Whether it has served a request before, and so may have been closed meanwhile.
@@ -39,8 +53,17 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct EndpointState {
     addresses: Addresses,
+    protocol: Protocol,
+    tls: Option<EndpointTls>,
     /// Oldest first.
     idle: RefCell<VecDeque<Idle>>,
+    /// HTTP/2 connections.
+    channels: RefCell<Vec<(SocketAddr, Channel)>>,
+    /// Somebody makes a connection that others may share.
+    connecting: Cell<bool>,
+    connected: Notify,
+    /// Asked, it chose HTTP/1.1 last.
+    chose_http1: Cell<bool>,
     in_flight: Cell<usize>,
     used: Cell<Instant>,
 }
@@ -51,7 +74,17 @@ struct Idle {
     /// When it is closed.
     until: Instant,
     address: SocketAddr,
-    stream: TcpStream,
+    stream: Stream,
+}
+
+/// The making of a connection that others wait for.
+struct Turn<'a>(&'a EndpointState);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.connected.notify_waiters();
+    }
 }
 
 /// Counts one request in flight for as long as it lives.
@@ -69,7 +102,13 @@ impl EndpointState {
     pub fn new(endpoint: &Endpoint, names: &Arc<Names>) -> Self {
         Self {
             addresses: Addresses::new(&endpoint.host, endpoint.port, names),
+            protocol: endpoint.protocol,
+            tls: endpoint.tls.clone(),
             idle: RefCell::default(),
+            channels: RefCell::default(),
+            connecting: Cell::new(false),
+            connected: Notify::new(),
+            chose_http1: Cell::new(false),
             in_flight: Cell::new(0),
             used: Cell::new(Instant::now()),
         }
@@ -93,8 +132,11 @@ impl EndpointState {
     }
 
     /// A connection from the pool that is not known to be closed, the one used last: to the address whose turn it is,
-    /// so that a name with several addresses has its requests spread over them.
+    /// so that a name with several addresses has its requests spread over them. Or a stream on one that is shared.
     pub fn reuse(&self, now: Instant) -> Option<Connection> {
+        if let Some(connection) = self.lease() {
+            return Some(connection);
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
             return None;
@@ -102,21 +144,29 @@ impl EndpointState {
         let address = self.addresses.next(now)?;
         while let Some(at) = idle.iter().rposition(|idle| idle.address == address) {
             let Idle { until, stream, .. } = idle.remove(at)?;
-            if now < until && is_quiet(&stream) {
+            if now < until && stream.is_quiet() {
                 self.addresses.advance();
-                return Some(Connection { stream, address, reused: true });
+                return Some(Connection { link: Link::Http1(stream), address, reused: true });
             }
         }
         None
     }
 
+    /// A stream on a connection that has room for one, the one with the fewest.
+    fn lease(&self) -> Option<Connection> {
+        let channels = self.channels.borrow();
+        let (address, channel) =
+            channels.iter().filter(|(_, channel)| channel.has_room()).min_by_key(|(_, channel)| channel.streams())?;
+        Some(Connection { link: Link::Http2(channel.lease()), address: *address, reused: true })
+    }
+
     /// Keeps a connection on which nothing is under way and nothing is left to read; for less than `upstream_max` if the
     /// upstream said how long it keeps it. Not if its address is no longer one of the endpoint's.
-    pub fn keep(&self, connection: Connection, now: Instant, upstream_max: Option<Duration>) {
-        let Connection { stream, address, .. } = connection;
+    pub fn keep(&self, stream: Stream, address: SocketAddr, now: Instant, upstream_max: Option<Duration>) {
         if !self.addresses.is_current(address) {
             return;
         }
+        stream.shrink();
         let span = upstream_max.map_or(IDLE_MAX, |max| IDLE_MAX.min(max.saturating_sub(Duration::from_secs(1))));
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_CONNECTIONS_MAX {
@@ -127,23 +177,68 @@ impl EndpointState {
 
     /// Closes what lay too long, was closed by the other side, or leads where the endpoint no longer is.
     pub fn sweep(&self, now: Instant) {
-        let good = |idle: &Idle| now < idle.until && is_quiet(&idle.stream) && self.addresses.is_current(idle.address);
+        let good = |idle: &Idle| now < idle.until && idle.stream.is_quiet() && self.addresses.is_current(idle.address);
         self.idle.borrow_mut().retain(good);
+        // The last handle to a connection closes it when its streams have ended.
+        self.channels
+            .borrow_mut()
+            .retain(|(address, channel)| channel.is_wanted(now, IDLE_MAX) && self.addresses.is_current(*address));
     }
 
-    /// Makes a new connection. The caller bounds the time.
+    /// Makes a new connection, or gets a stream on one that another request is just making. The caller bounds the time.
     ///
     /// # Errors
     /// That there is no address, or the last address's failure.
-    pub async fn connect(&self) -> Result<Connection, ConnectError> {
-        let (stream, address) = self.addresses.connect().await?;
-        stream.set_nodelay(true)?;
-        Ok(Connection { stream, address, reused: false })
+    pub async fn connect(&self, for_websocket: bool) -> Result<Connection, ConnectError> {
+        let shared = match self.protocol {
+            Protocol::Http1 => false,
+            Protocol::H2 => true,
+            Protocol::Negotiated => !for_websocket && !self.chose_http1.get(),
+        };
+        if !shared {
+            return self.connect_one(for_websocket).await;
+        }
+        loop {
+            let others = self.connected.notified();
+            if !self.connecting.replace(true) {
+                let _turn = Turn(self);
+                return self.connect_one(for_websocket).await;
+            }
+            others.await;
+            if let Some(connection) = self.lease() {
+                return Ok(connection);
+            }
+            if self.chose_http1.get() {
+                return self.connect_one(for_websocket).await;
+            }
+        }
     }
-}
 
-/// Whether an idle connection is still one: no end, no error, and no byte that nobody asked for. Costs no system call
-/// unless something has come.
-fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    async fn connect_one(&self, for_websocket: bool) -> Result<Connection, ConnectError> {
+        let (tcp, address) = self.addresses.connect().await?;
+        tcp.set_nodelay(true)?;
+        let stream = match &self.tls {
+            None => tcp.into(),
+            // A WebSocket is begun as HTTP/1.1 has it where there is a choice: every server knows that.
+            Some(tls) => tls.connect(tcp, for_websocket && self.protocol == Protocol::Negotiated).await?,
+        };
+        let http2 = match self.protocol {
+            Protocol::Http1 => false,
+            Protocol::H2 => true,
+            Protocol::Negotiated => stream.agreed_on(b"h2"),
+        };
+        if !for_websocket {
+            self.chose_http1.set(!http2);
+        }
+        if !http2 {
+            return Ok(Connection { link: Link::Http1(stream), address, reused: false });
+        }
+        let channel = Channel::open(stream).await?;
+        let lease = channel.lease();
+        let mut channels = self.channels.borrow_mut();
+        if channels.len() < CHANNELS_MAX {
+            channels.push((address, channel));
+        }
+        Ok(Connection { link: Link::Http2(lease), address, reused: false })
+    }
 }

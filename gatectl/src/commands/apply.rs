@@ -2,7 +2,10 @@
 
 use rustygate_proto::v1 as wire;
 
-use super::change::{self, Made};
+use super::{
+    change::{self, Made},
+    goes_in_the_clear,
+};
 use crate::{
     cli::{ApplyArgs, Change, DeleteArgs, DiffArgs, Kind, RollbackArgs, TextFormat},
     client::Client,
@@ -20,8 +23,15 @@ pub(crate) async fn apply(screen: Screen, client: &Client, args: ApplyArgs) -> R
         return Err(Failure::new("the input is empty, and --prune would remove all that the owner has")
             .with_hint("if that is what you want, write `routes: []`"));
     }
-    let request =
-        wire::ApplyRequest { documents, options: Some(options(&args.change)), owner: args.owner, prune: args.prune };
+    let contents = input::contents(&documents);
+    warn_of_the_clear(screen, client, &contents);
+    let request = wire::ApplyRequest {
+        contents,
+        documents,
+        options: Some(options(&args.change)),
+        owner: args.owner,
+        prune: args.prune,
+    };
     let response = client.apply(request).await?;
     change::finish(screen, client, response, &made(&args.change)).await
 }
@@ -44,8 +54,12 @@ pub(crate) async fn rollback(screen: Screen, client: &Client, args: RollbackArgs
 
 /// Shows what an apply would change.
 pub(crate) async fn diff(screen: Screen, client: &Client, args: DiffArgs) -> Result<Exit, Failure> {
+    let documents = input::read(&args.files.paths)?;
+    let contents = input::contents(&documents);
+    warn_of_the_clear(screen, client, &contents);
     let request = wire::ApplyRequest {
-        documents: input::read(&args.files.paths)?,
+        contents,
+        documents,
         options: Some(wire::ChangeOptions { dry_run: true, ..wire::ChangeOptions::default() }),
         owner: args.owner,
         prune: args.prune,
@@ -67,7 +81,15 @@ pub(crate) async fn diff(screen: Screen, client: &Client, args: DiffArgs) -> Res
         let summary = if response.diff.is_empty() { "nothing differs".to_owned() } else { diff::tally(&response.diff) };
         screen.note(&format!("against revision {}: {summary}", response.revision));
     }
+    change::warn_of_ends(screen, &response.diff);
     Ok(if response.diff.is_empty() { Exit::Success } else { Exit::Differs })
+}
+
+/// What was read from a file or a variable may be a secret.
+fn warn_of_the_clear(screen: Screen, client: &Client, contents: &[wire::Content]) {
+    if !contents.is_empty() && goes_in_the_clear(client.url()) {
+        screen.warn("what the files refer to travels without TLS; whoever can read the network can read the keys");
+    }
 }
 
 fn options(change: &Change) -> wire::ChangeOptions {
@@ -89,5 +111,6 @@ fn wire_kind(kind: Kind) -> wire::Kind {
         Kind::Backend => wire::Kind::Backend,
         Kind::Plugin => wire::Kind::Plugin,
         Kind::Listener => wire::Kind::Listener,
+        Kind::Certificate => wire::Kind::Certificate,
     }
 }

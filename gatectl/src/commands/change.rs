@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     client::Client,
-    diff,
+    diff, expiry,
     failure::{Exit, Failure},
     output::{Paint, Screen, ago, count, escape, faults_json, unix_ms_now},
 };
@@ -45,6 +45,7 @@ pub(crate) async fn finish(
         screen.data(&diff::render(&response.diff, RESOURCES_SHOWN_MAX, screen.paint))?;
         screen.data(&format!("{}\n", summary(&response, made.dry_run)))?;
     }
+    warn_of_ends(screen, &response.diff);
     let waited = match made.wait {
         Some(time) => Some(wait(client, response.revision, time).await?),
         None => None,
@@ -54,6 +55,14 @@ pub(crate) async fn finish(
     }
     let Some(waited) = waited else { return Ok(Exit::Success) };
     show(screen, &waited, response.revision, made.json)
+}
+
+/// Warns of certificates that a change brings and that end soon.
+pub(crate) fn warn_of_ends(screen: Screen, diff: &[wire::ResourceDiff]) {
+    let brought = diff.iter().filter_map(|resource| resource.after.as_ref());
+    for warning in expiry::warnings(brought, unix_ms_now()) {
+        screen.warn(&warning);
+    }
 }
 
 /// What came of a wait.

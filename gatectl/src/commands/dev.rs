@@ -133,7 +133,7 @@ async fn serve(
 ) -> Failure {
     // The watch begins before the table is shown: who reads it may save at once.
     let saves = match (args.watch, source.paths()) {
-        (true, Some(paths)) => match watch::Saves::of(paths) {
+        (true, Some(_)) => match watch::Saves::of(&watched(source, &source.read().unwrap_or_default())) {
             Ok(saves) => Some(saves),
             Err(failure) => return failure,
         },
@@ -165,12 +165,11 @@ async fn serve(
 }
 
 async fn apply_saves(screen: Screen, client: &Client, source: &Source, mut saves: watch::Saves) -> Failure {
-    let mut last = source.read().ok();
+    let mut last = source.read().ok().map(|documents| (input::contents(&documents), documents));
     loop {
         saves.next().await;
         // A save that changes no byte, and the many events of one save, are not worth a word.
         let documents = match source.read() {
-            Ok(documents) if last.as_ref() == Some(&documents) => continue,
             // An editor that empties a file before it writes it, caught between the two.
             Ok(documents) if input::is_blank(&documents) => {
                 screen.note("saved: the file is empty; what was served before still is");
@@ -184,9 +183,21 @@ async fn apply_saves(screen: Screen, client: &Client, source: &Source, mut saves
                 continue;
             }
         };
-        last = Some(documents.clone());
-        match apply_save(client, documents).await {
-            Ok(Saved::Serving(line)) => screen.note(&line),
+        let contents = input::contents(&documents);
+        let read = (contents, documents);
+        if last.as_ref() == Some(&read) {
+            continue;
+        }
+        if let Err(failure) = saves.watch(&watched(source, &read.1)) {
+            return failure;
+        }
+        let (contents, documents) = read.clone();
+        last = Some(read);
+        match apply_save(client, documents, contents).await {
+            Ok(Saved::Serving(line, diff)) => {
+                screen.note(&line);
+                change::warn_of_ends(screen, &diff);
+            }
             Ok(Saved::Faulty(faults)) => {
                 screen.faults(&faults);
                 screen.failure(&Failure::new("what was served before still is"));
@@ -201,13 +212,23 @@ async fn apply_saves(screen: Screen, client: &Client, source: &Source, mut saves
 
 /// What became of a save.
 enum Saved {
-    Serving(String),
+    Serving(String, Vec<wire::ResourceDiff>),
     Faulty(Vec<wire::Fault>),
     NotServed,
 }
 
-async fn apply_save(client: &Client, documents: Vec<wire::Document>) -> Result<Saved, Failure> {
-    let response = client.apply(request(documents, "saved")).await?;
+/// The files that are read: those that were named, and those that they refer to.
+fn watched(source: &Source, documents: &[wire::Document]) -> Vec<PathBuf> {
+    let named = source.paths().unwrap_or_default().iter().cloned();
+    named.chain(input::referenced_files(documents)).collect()
+}
+
+async fn apply_save(
+    client: &Client,
+    documents: Vec<wire::Document>,
+    contents: Vec<wire::Content>,
+) -> Result<Saved, Failure> {
+    let response = client.apply(request(documents, contents, "saved")).await?;
     if !response.faults.is_empty() {
         return Ok(Saved::Faulty(response.faults));
     }
@@ -216,14 +237,18 @@ async fn apply_save(client: &Client, documents: Vec<wire::Document>) -> Result<S
         return Ok(Saved::NotServed);
     }
     let revision = response.revision;
-    Ok(Saved::Serving(match response.diff.is_empty() {
+    let line = match response.diff.is_empty() {
         true => format!("saved: nothing differs from revision {revision}"),
         false => format!("saved: revision {revision} is served ({})", diff::tally(&response.diff)),
-    }))
+    };
+    Ok(Saved::Serving(line, response.diff))
 }
 
 async fn first_apply(screen: Screen, client: &Client, source: &Source, go_on: bool) -> Result<(), Failure> {
-    let response = client.apply(request(source.read()?, "gatectl dev")).await?;
+    let documents = source.read()?;
+    let contents = input::contents(&documents);
+    let response = client.apply(request(documents, contents, "gatectl dev")).await?;
+    change::warn_of_ends(screen, &response.diff);
     if response.faults.is_empty() {
         return Ok(());
     }
@@ -236,13 +261,13 @@ async fn first_apply(screen: Screen, client: &Client, source: &Source, go_on: bo
     Ok(())
 }
 
-fn request(documents: Vec<wire::Document>, message: &str) -> wire::ApplyRequest {
+fn request(documents: Vec<wire::Document>, contents: Vec<wire::Content>, message: &str) -> wire::ApplyRequest {
     let options = wire::ChangeOptions {
         author: "gatectl dev".to_owned(),
         message: message.to_owned(),
         ..wire::ChangeOptions::default()
     };
-    wire::ApplyRequest { documents, options: Some(options), owner: OWNER.to_owned(), prune: true }
+    wire::ApplyRequest { documents, contents, options: Some(options), owner: OWNER.to_owned(), prune: true }
 }
 
 /// Why the proxy does not serve.

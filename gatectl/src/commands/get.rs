@@ -8,8 +8,9 @@ use rustygate_proto::v1::{self as wire, Kind, backend_ref, load_balancing::Polic
 use crate::{
     cli::{DataFormat, GetArgs, KindOrAll},
     client::Client,
+    expiry,
     failure::{Exit, Failure},
-    output::{Paint, Screen, Table, escape},
+    output::{Paint, Screen, Table, escape, unix_ms_now},
 };
 
 /// Matches, backends and endpoints of one resource that a table shows.
@@ -21,7 +22,7 @@ pub(crate) async fn run(screen: Screen, client: &Client, args: GetArgs) -> Resul
     let request = wire::GetRequest { kinds, names: args.names.clone(), revision: args.revision.unwrap_or_default() };
     let response = client.get(request).await?;
     let text = match args.output {
-        DataFormat::Table => tables(&response.resources, screen.paint),
+        DataFormat::Table => tables(&response.resources, unix_ms_now(), screen.paint),
         DataFormat::Yaml => manifest::to_yaml(&resources(&response)),
         DataFormat::Json => json(&resources(&response))?,
     };
@@ -51,6 +52,7 @@ fn kinds(kind: KindOrAll) -> Vec<Kind> {
         KindOrAll::Backends => vec![Kind::Backend],
         KindOrAll::Plugins => vec![Kind::Plugin],
         KindOrAll::Listeners => vec![Kind::Listener],
+        KindOrAll::Certificates => vec![Kind::Certificate],
         KindOrAll::All => Vec::new(),
     }
 }
@@ -67,18 +69,20 @@ fn json(resources: &[wire::Resource]) -> Result<String, Failure> {
 }
 
 /// A table for each kind that there is.
-fn tables(stored: &[wire::StoredResource], paint: Paint) -> String {
-    let mut listeners = Table::new(&["LISTENER", "ADDRESS", "OWNER", "REVISION"]);
+fn tables(stored: &[wire::StoredResource], now_ms: u64, paint: Paint) -> String {
+    let mut certificates = Table::new(&["CERTIFICATE", "NAMES", "EXPIRES", "OWNER", "REVISION"]);
+    let mut listeners = Table::new(&["LISTENER", "ADDRESS", "TLS", "OWNER", "REVISION"]);
     let mut backends = Table::new(&["BACKEND", "ENDPOINTS", "POLICY", "OWNER", "REVISION"]);
     let mut plugins = Table::new(&["PLUGIN", "TYPE", "OWNER", "REVISION"]);
     let mut routes = Table::new(&["ROUTE", "HOSTS", "MATCHES", "BACKENDS", "PLUGINS", "OWNER", "REVISION"]);
-    let mut used = [false; 4];
+    let mut used = [false; 5];
     for entry in stored {
         let (owner, revision) = (entry.owner.clone(), entry.revision.to_string());
         match entry.resource.as_ref().and_then(|resource| resource.kind.as_ref()) {
             Some(resource::Kind::Listener(listener)) => {
                 used[0] = true;
-                listeners.row([listener.name.clone(), listener.address.clone(), owner, revision]);
+                let tls = listener.tls.iter().flat_map(|tls| tls.certificates.iter().cloned());
+                listeners.row([listener.name.clone(), listener.address.clone(), some_of(tls), owner, revision]);
             }
             Some(resource::Kind::Backend(backend)) => {
                 used[1] = true;
@@ -94,10 +98,17 @@ fn tables(stored: &[wire::StoredResource], paint: Paint) -> String {
                 let plugins = some_of(route.rules.iter().flat_map(|rule| rule.plugins.iter().cloned()));
                 routes.row([route.name.clone(), hosts, matches(route), targets(route), plugins, owner, revision]);
             }
+            Some(resource::Kind::Certificate(certificate)) => {
+                used[4] = true;
+                let (names, validity) = expiry::of(certificate).unzip();
+                let names = some_of(names.into_iter().flatten());
+                let expires = validity.map(|validity| expiry::text(validity, now_ms)).unwrap_or_default();
+                certificates.row([certificate.name.clone(), names, expires, owner, revision]);
+            }
             None => {}
         }
     }
-    let tables = [&listeners, &backends, &plugins, &routes].into_iter().zip(used);
+    let tables = [&listeners, &backends, &plugins, &routes, &certificates].into_iter().zip(used);
     let tables: Vec<String> = tables.filter(|(_, used)| *used).map(|(table, _)| table.render(paint)).collect();
     tables.join("\n")
 }
@@ -219,7 +230,7 @@ mod tests {
             ..wire::Backend::default()
         };
         let all = [stored(resource::Kind::Backend(backend)), stored(resource::Kind::Route(route))];
-        insta::assert_snapshot!(tables(&all, Paint { on: false }), @r"
+        insta::assert_snapshot!(tables(&all, 0, Paint { on: false }), @r"
         BACKEND  ENDPOINTS                                       POLICY       OWNER    REVISION
         users    http://10.0.0.1:8002, http://10.0.0.2:8002 (2)  round_robin  default  3
 
@@ -230,6 +241,6 @@ mod tests {
 
     #[test]
     fn nothing_is_no_table() {
-        assert_eq!(tables(&[], Paint { on: false }), "");
+        assert_eq!(tables(&[], 0, Paint { on: false }), "");
     }
 }

@@ -6,6 +6,7 @@ use super::change;
 use crate::{
     cli::{StatusArgs, TableFormat},
     client::Client,
+    expiry,
     failure::{Exit, Failure},
     output::{Paint, Screen, Table, ago, faults_json, unix_ms_now},
 };
@@ -13,10 +14,20 @@ use crate::{
 /// Shows the fleet.
 pub(crate) async fn run(screen: Screen, client: &Client, args: &StatusArgs) -> Result<Exit, Failure> {
     let fleet = client.proxies().await?;
+    let kinds = vec![wire::Kind::Certificate.into()];
+    let stored = client.get(wire::GetRequest { kinds, ..wire::GetRequest::default() }).await?.resources;
+    let certificates: Vec<_> = stored.into_iter().filter_map(|stored| stored.resource).collect();
     match args.output {
         TableFormat::Json => {
             let proxies: serde_json::Value = fleet.proxies.iter().map(proxy_json).collect();
-            screen.json(&serde_json::json!({"head_revision": fleet.head_revision, "proxies": proxies}))?;
+            let now_ms = unix_ms_now();
+            let certificates: serde_json::Value =
+                certificates.iter().filter_map(|certificate| certificate_json(certificate, now_ms)).collect();
+            screen.json(&serde_json::json!({
+                "head_revision": fleet.head_revision,
+                "proxies": proxies,
+                "certificates": certificates,
+            }))?;
         }
         TableFormat::Table => {
             if fleet.proxies.is_empty() {
@@ -28,6 +39,9 @@ pub(crate) async fn run(screen: Screen, client: &Client, args: &StatusArgs) -> R
             let refusals = change::refusals(&fleet.proxies, 1, screen.note_paint);
             if !refusals.is_empty() {
                 screen.note(&refusals);
+            }
+            for warning in expiry::warnings(certificates.iter(), unix_ms_now()) {
+                screen.warn(&warning);
             }
         }
     }
@@ -66,6 +80,18 @@ fn state(proxy: &wire::Proxy, head_revision: u64) -> String {
     } else {
         "serving".to_owned()
     }
+}
+
+fn certificate_json(resource: &wire::Resource, now_ms: u64) -> Option<serde_json::Value> {
+    let Some(wire::resource::Kind::Certificate(certificate)) = &resource.kind else { return None };
+    let (names, validity) = expiry::of(certificate)?;
+    Some(serde_json::json!({
+        "name": certificate.name,
+        "names": names,
+        "not_before_unix_ms": validity.not_before.saturating_mul(1000),
+        "not_after_unix_ms": validity.not_after.saturating_mul(1000),
+        "days_left": expiry::days_left(validity, now_ms),
+    }))
 }
 
 /// A proxy as JSON.

@@ -5,6 +5,7 @@
 
 mod answers;
 mod apply;
+mod certificates;
 mod dev;
 mod discovery;
 mod docs;

@@ -118,8 +118,57 @@ fn backend() -> impl Strategy<Value = wire::Backend> {
             endpoints,
             load_balancing,
             health_check,
+            tls: None,
+            protocol: None,
         },
     )
+}
+
+fn tls_backend() -> impl Strategy<Value = wire::Backend> {
+    let tls = (option::of(long_text()), option::of(text()), option::of(name()), any::<bool>()).prop_map(
+        |(ca, server_name, client_certificate, insecure_skip_verify)| wire::BackendTls {
+            ca,
+            server_name,
+            client_certificate,
+            insecure_skip_verify,
+        },
+    );
+    (backend(), option::of(1..=4i32), option::of(tls)).prop_map(|(backend, protocol, tls)| wire::Backend {
+        tls,
+        protocol,
+        ..backend
+    })
+}
+
+/// Of one line or several.
+fn long_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        text(),
+        (prop::collection::vec("[ -~]{0,12}|-----BEGIN X-----", 1..5), "\n{0,2}")
+            .prop_map(|(lines, end)| lines.join("\n") + &end),
+    ]
+}
+
+fn tls_listener() -> impl Strategy<Value = wire::Listener> {
+    let auth = (1..=2i32, long_text()).prop_map(|(mode, ca)| wire::ClientAuth { mode, ca });
+    let certificates = prop::collection::btree_set(name(), 1..3).prop_map(|set| set.into_iter().collect());
+    let alpn = prop::collection::btree_set(text(), 0..3).prop_map(|set| set.into_iter().collect());
+    let tls = (certificates, option::of(1..=2i32), alpn, option::of(auth)).prop_map(
+        |(certificates, min_version, alpn, client_auth)| wire::ListenerTls {
+            certificates,
+            min_version,
+            alpn,
+            client_auth,
+        },
+    );
+    (name(), text(), tls).prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls) })
+}
+
+fn certificate() -> impl Strategy<Value = wire::Certificate> {
+    (name(), long_text(), text()).prop_map(|(name, chain, fingerprint)| {
+        let form = Some(wire::secret::Form::Fingerprint(fingerprint));
+        wire::Certificate { name, chain, key: Some(wire::Secret { form, salt: Vec::new() }) }
+    })
 }
 
 fn json() -> impl Strategy<Value = serde_json::Value> {
@@ -224,8 +273,10 @@ fn route() -> impl Strategy<Value = wire::Route> {
 
 fn resource() -> impl Strategy<Value = wire::Resource> {
     prop_oneof![
-        1 => (name(), text()).prop_map(|(name, address)| Kind::Listener(wire::Listener { name, address })),
-        2 => backend().prop_map(Kind::Backend),
+        1 => (name(), text()).prop_map(|(name, address)| Kind::Listener(wire::Listener { name, address, tls: None })),
+        1 => tls_listener().prop_map(Kind::Listener),
+        1 => certificate().prop_map(Kind::Certificate),
+        2 => tls_backend().prop_map(Kind::Backend),
         2 => plugin().prop_map(Kind::Plugin),
         5 => route().prop_map(Kind::Route),
     ]

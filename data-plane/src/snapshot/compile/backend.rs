@@ -4,13 +4,17 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use rustygate_proto::v1 as wire;
 
-use super::target;
+use super::{
+    target,
+    tls::{self, Keys},
+};
 use crate::{
     canonical,
     snapshot::{
         Backend, Endpoint, HealthCheck, Id, Policy, fault,
         fault::{Faults, shown},
     },
+    tls::Client,
 };
 
 /// The most endpoints of a backend.
@@ -26,31 +30,61 @@ pub const THRESHOLD_MAX: u32 = 10;
 const SCHEDULE_MAX: u32 = 1 << 16;
 
 /// The backend of a message, or `None` after a fault.
-pub(super) fn compile(message: &wire::Backend, faults: &mut Faults) -> Option<Backend> {
+pub(super) fn compile(
+    message: &wire::Backend,
+    keys: &Keys<'_, '_>,
+    public_client: &mut Option<Arc<Client>>,
+    faults: &mut Faults,
+) -> Option<Backend> {
     let before = faults.count();
     if message.endpoints.len() > ENDPOINTS_MAX {
         let count = message.endpoints.len();
         let text = format_args!("there are {count} endpoints; at most {ENDPOINTS_MAX} are allowed");
         faults.add(fault::OUT_OF_BOUNDS, "endpoints", text);
     }
-    let mut endpoints = Vec::new();
-    for (index, endpoint) in message.endpoints.iter().take(ENDPOINTS_MAX).enumerate() {
+    let mut places = Vec::new();
+    for (index, endpoint) in (0..).zip(message.endpoints.iter().take(ENDPOINTS_MAX)) {
         let weight = weight(endpoint.weight, format_args!("endpoints[{index}].weight"), faults);
-        match target::parse(&endpoint.url, weight) {
-            Ok(endpoint) => endpoints.push(Arc::new(endpoint)),
+        match target::parse(&endpoint.url) {
+            Ok(place) => places.push((index, place, weight)),
             Err(error) => add_bad_url(&error, &endpoint.url, format_args!("endpoints[{index}].url"), faults),
         }
+    }
+    let (clear, over_tls) = tls::protocols(message.protocol, &places, faults);
+    let any_https = places.iter().any(|(_, place, _)| place.https);
+    let client = match &message.tls {
+        Some(terms) => tls::client(terms, over_tls, keys, faults),
+        None if any_https => tls::public_client(public_client, over_tls, faults),
+        None => None,
+    };
+    if message.tls.is_some() && !any_https && faults.count() == before {
+        let hint = "begin the URLs with https://, or leave `tls` out";
+        faults.add_with_hint(fault::BAD_TLS, "tls", "no endpoint has https, so there is no TLS to set up", hint);
+    }
+    let mut endpoints = Vec::new();
+    for (index, place, weight) in places {
+        let (protocol, tls) = match &client {
+            Some(client) if place.https => {
+                let field = format_args!("endpoints[{index}].url");
+                (over_tls, tls::endpoint(client, &place.host, field, faults))
+            }
+            _ => (clear, None),
+        };
+        endpoints.push(Arc::new(place.endpoint(weight, protocol, tls)));
     }
     let policy = message.load_balancing.as_ref().map_or(Policy::default(), |balancing| policy(balancing, faults));
     let health_check = message.health_check.as_ref().map(|check| health_check(check, faults));
     let schedule = schedule(&endpoints, faults);
-    (faults.count() == before).then(|| Backend {
+    // The certificate that it shows may be at fault, and not the backend.
+    let whole = client.is_some() || !any_https;
+    (whole && faults.count() == before).then(|| Backend {
         id: Id::of("backend", &message.name),
         name: message.name.as_str().into(),
         endpoints: endpoints.into(),
         policy,
         schedule,
         health_check,
+        tls: client,
     })
 }
 
@@ -61,9 +95,12 @@ pub(super) fn inline(endpoint: Endpoint) -> Backend {
     } else {
         format!("{}:{}", endpoint.host, endpoint.port)
     };
+    // As it always was where there is no TLS.
+    let identity = if endpoint.tls.is_some() { format!("https://{name}") } else { name.clone() };
     Backend {
-        id: Id::of("inline backend", &name),
+        id: Id::of("inline backend", &identity),
         name: name.into(),
+        tls: endpoint.tls.as_ref().map(|tls| Arc::clone(&tls.client)),
         endpoints: [Arc::new(endpoint)].into(),
         policy: Policy::RoundRobin,
         schedule: [0].into(),
@@ -211,9 +248,12 @@ fn gcd(left: u32, right: u32) -> u32 {
 mod tests {
     use super::*;
 
+    fn endpoint(weight: u32) -> Endpoint {
+        target::parse("http://a").expect("valid").endpoint(weight, crate::snapshot::Protocol::Http1, None)
+    }
+
     fn turns(weights: &[u32]) -> Vec<u16> {
-        let endpoints: Vec<_> =
-            weights.iter().map(|&weight| Arc::new(target::parse("http://a", weight).expect("valid"))).collect();
+        let endpoints: Vec<_> = weights.iter().map(|&weight| Arc::new(endpoint(weight))).collect();
         let mut faults = Faults::default();
         let schedule = schedule(&endpoints, &mut faults);
         assert!(faults.is_empty());

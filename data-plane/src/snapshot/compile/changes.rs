@@ -12,6 +12,7 @@ use crate::{
 /// The changes by kind, each list sorted by name.
 #[derive(Default)]
 pub(super) struct Changes<'a> {
+    pub certificates: Vec<&'a wire::Change>,
     pub listeners: Vec<&'a wire::Change>,
     pub backends: Vec<&'a wire::Change>,
     pub plugins: Vec<&'a wire::Change>,
@@ -23,6 +24,7 @@ impl<'a> Changes<'a> {
         let mut sorted = Self::default();
         for change in changes {
             match change.kind() {
+                wire::Kind::Certificate => sorted.certificates.push(change),
                 wire::Kind::Listener => sorted.listeners.push(change),
                 wire::Kind::Backend => sorted.backends.push(change),
                 wire::Kind::Plugin => sorted.plugins.push(change),
@@ -34,7 +36,8 @@ impl<'a> Changes<'a> {
                 }
             }
         }
-        for list in [&mut sorted.listeners, &mut sorted.backends, &mut sorted.plugins, &mut sorted.routes] {
+        let Self { certificates, listeners, backends, plugins, routes } = &mut sorted;
+        for list in [certificates, listeners, backends, plugins, routes] {
             list.sort_by(|left, right| left.name.cmp(&right.name));
             // Of equal names the sort kept the order: the last one stays.
             list.dedup_by(|later, earlier| {

@@ -5,11 +5,11 @@ use std::{fmt, sync::Arc};
 use hashbrown::HashSet;
 use rustygate_proto::v1 as wire;
 
-use super::{Compiled, Touched, backend, target};
+use super::{Compiled, Touched, backend, target, tls};
 use crate::{
     plugin::Plugin,
     route::{Conditions, Match, Route, RouteRule},
-    snapshot::{Backend, CowMap, Id, Listener, Rule, WeightedBackend, fault, fault::Faults},
+    snapshot::{Backend, CowMap, Id, Listener, Protocol, Rule, WeightedBackend, fault, fault::Faults},
 };
 
 /// A backend that routes have in place.
@@ -25,11 +25,11 @@ pub(super) struct Links<'a, 'c> {
     pub listeners: &'a [Arc<Listener>],
     pub compiled: &'a mut Compiled,
     pub touched: &'a Touched<'c>,
-    /// Host names of new backends.
-    pub names: &'a mut Vec<Box<str>>,
     /// Conditions of the routes of this push: those that are equal are kept once, so that the processor's caches have
     /// what many routes ask.
     pub conditions: &'a mut HashSet<Arc<Conditions>>,
+    /// Host names of new backends.
+    pub names: &'a mut Vec<Box<str>>,
     pub faults: &'a mut Faults,
 }
 
@@ -74,14 +74,22 @@ impl Links<'_, '_> {
 
     /// The backend of a URL, shared by all that have it, and its key; `None` after a fault.
     pub fn inline(&mut self, url: &str, field: fmt::Arguments<'_>) -> Option<(Arc<str>, Arc<Backend>)> {
-        let endpoint = match target::parse(url, 1) {
-            Ok(endpoint) => endpoint,
+        let place = match target::parse(url) {
+            Ok(place) => place,
             Err(error) => {
                 backend::add_bad_url(&error, url, field, self.faults);
                 return None;
             }
         };
-        let key: Arc<str> = format!("http://{}{}", endpoint.authority, endpoint.base_path).into();
+        let (tls, protocol) = if place.https {
+            let protocol = Protocol::Negotiated;
+            let client = tls::public_client(&mut self.compiled.public_client, protocol, self.faults)?;
+            (Some(tls::endpoint(&client, &place.host, field, self.faults)?), protocol)
+        } else {
+            (None, Protocol::Http1)
+        };
+        let endpoint = place.endpoint(1, protocol, tls);
+        let key: Arc<str> = format!("{}://{}{}", endpoint.scheme(), endpoint.authority, endpoint.base_path).into();
         let make = || Inline { backend: Arc::new(backend::inline(endpoint)), uses: 0 };
         let inline = self.compiled.inline.get_or_insert_with(Arc::clone(&key), make);
         if inline.uses == 0 {
@@ -92,7 +100,8 @@ impl Links<'_, '_> {
     }
 }
 
-fn dangling<'n>(
+/// Reports a name that nothing has, unless what has it is faulty itself.
+pub(super) fn dangling<'n>(
     faults: &mut Faults,
     touched: &Touched<'_>,
     kind: wire::Kind,

@@ -1,29 +1,58 @@
 //! Listeners: an address each, no address twice.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use rustygate_proto::v1 as wire;
 
-use crate::snapshot::{
-    Listener, fault,
-    fault::{Faults, shown},
+use super::tls::{self, Keys};
+use crate::{
+    snapshot::{
+        Listener, fault,
+        fault::{Faults, shown},
+    },
+    tls::Tickets,
 };
 
 /// The most listeners.
 const LISTENERS_MAX: usize = 64;
 
-pub(super) fn compile(message: &wire::Listener, faults: &mut Faults) -> Option<Listener> {
-    match message.address.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 => Some(Listener { name: message.name.as_str().into(), address }),
-        Ok(_) => {
-            let message =
-                format_args!("{} has port 0; a listener needs a port from 1 to 65535", shown(&message.address));
+/// The listener of a message; `None` after a fault, if only in one of its certificates.
+pub(super) fn compile(
+    message: &wire::Listener,
+    keys: &Keys<'_, '_>,
+    tickets: &mut Option<Tickets>,
+    faults: &mut Faults,
+) -> Option<Listener> {
+    let address = address(&message.address, faults);
+    let tls = match &message.tls {
+        None => None,
+        Some(terms) => {
+            let tickets = tickets.get_or_insert_with(Tickets::new);
+            Some(tls::server(terms, keys, tickets, faults)?)
+        }
+    };
+    Some(Listener { name: message.name.as_str().into(), address: address?, tls })
+}
+
+fn address(text: &str, faults: &mut Faults) -> Option<SocketAddr> {
+    // Without a host it is every address: an IPv6 socket takes IPv4 too.
+    let parsed = match text.strip_prefix(':').map(str::parse::<u16>) {
+        Some(Ok(port)) => Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+        _ => text.parse().ok(),
+    };
+    match parsed {
+        Some(address) if address.port() != 0 => Some(address),
+        Some(_) => {
+            let message = format_args!("{} has port 0; a listener needs a port from 1 to 65535", shown(text));
             faults.add(fault::BAD_LISTENER_ADDRESS, "address", message);
             None
         }
-        Err(_) => {
+        None => {
             let hint = "write an IP address and a port, as in \"0.0.0.0:8080\" or \"[::]:8080\"";
-            let message = format_args!("{} is no address to listen on", shown(&message.address));
+            let message = format_args!("{} is no address to listen on", shown(text));
             faults.add_with_hint(fault::BAD_LISTENER_ADDRESS, "address", message, hint);
             None
         }

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 use prost::Message as _;
 use wire::resource::Kind as Resource;
 
+mod tls;
+
 use super::*;
 use crate::{fields::Fields, plugin::Flow, route::RequestView};
 
@@ -17,7 +19,7 @@ fn removal(kind: wire::Kind, name: &str) -> wire::Change {
 }
 
 fn listener(name: &str, address: &str) -> wire::Change {
-    change(Resource::Listener(wire::Listener { name: name.to_owned(), address: address.to_owned() }))
+    change(Resource::Listener(wire::Listener { name: name.to_owned(), address: address.to_owned(), tls: None }))
 }
 
 fn backend_message(name: &str, urls: &[&str]) -> wire::Backend {
@@ -441,7 +443,7 @@ fn regexes_of_all_routes_have_a_bound_and_those_that_go_make_room() {
 fn listeners_are_sorted_and_their_addresses_checked() {
     let snapshot = start(&[listener("b", "127.0.0.1:1"), listener("a", "[::1]:1")]);
     assert_eq!(snapshot.listeners.iter().map(|it| &*it.name).collect::<Vec<_>>(), ["a", "b"]);
-    for address in ["", "8080", ":8080", "localhost:8080", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536"] {
+    for address in ["", "8080", ":", ":0", ":65536", "localhost:8080", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536"] {
         let found = faults(&snapshot, &[listener("c", address)]);
         assert_eq!(told(&found), [(fault::BAD_LISTENER_ADDRESS, "c", "address")], "{address}");
     }
@@ -449,11 +451,12 @@ fn listeners_are_sorted_and_their_addresses_checked() {
     assert_eq!(told(&found), [(fault::DUPLICATE_LISTENER_ADDRESS, "a", "address")]);
     let swapped = snapshot.compile(2, &[listener("a", "127.0.0.1:1"), listener("b", "[::1]:1")]).expect("valid");
     assert_eq!(swapped.listeners[0].address.to_string(), "127.0.0.1:1");
+    assert_eq!(start(&[listener("a", ":8443")]).listeners[0].address.to_string(), "[::]:8443");
 }
 
 #[test]
 fn backends_are_checked_whole() {
-    let mut message = backend_message("b", &["http://a", "https://a", "http://a/b/../c"]);
+    let mut message = backend_message("b", &["http://a", "ftp://a", "http://a/b/../c"]);
     message.endpoints[0].weight = Some(1001);
     message.load_balancing = Some(wire::LoadBalancing { policy: 7 });
     message.health_check = Some(wire::HealthCheck {
@@ -479,7 +482,6 @@ fn backends_are_checked_whole() {
             "health_check.unhealthy_threshold",
         ]
     );
-    assert!(found[1].message.contains("not supported yet"), "{}", found[1].message);
     assert_eq!(found[2].hint, "write \"/c\"");
 }
 

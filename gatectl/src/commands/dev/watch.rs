@@ -29,11 +29,12 @@ const NOISY_TIME_MAX: Duration = Duration::from_millis(500);
 pub(super) struct Saves {
     /// One place: that something happened is all that counts.
     bell: mpsc::Receiver<()>,
+    paths: Vec<PathBuf>,
     _watcher: RecommendedWatcher,
 }
 
 impl Saves {
-    /// Watches files and the YAML files of folders.
+    /// Watches files and the YAML files of folders. A folder that is not there is not watched.
     pub(super) fn of(paths: &[PathBuf]) -> Result<Self, Failure> {
         let watched = Watched::of(paths);
         let folders = watched.folders();
@@ -46,10 +47,18 @@ impl Saves {
             }
         })
         .map_err(cannot)?;
-        for folder in folders {
+        for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
             watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(cannot)?;
         }
-        Ok(Self { bell, _watcher: watcher })
+        Ok(Self { bell, paths: paths.to_vec(), _watcher: watcher })
+    }
+
+    /// Watches these instead, if they are others.
+    pub(super) fn watch(&mut self, paths: &[PathBuf]) -> Result<(), Failure> {
+        if self.paths != paths {
+            *self = Self::of(paths)?;
+        }
+        Ok(())
     }
 
     /// Returns when something was saved and the files have come to rest.

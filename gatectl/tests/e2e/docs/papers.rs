@@ -16,9 +16,14 @@ use super::{found, names, read, root, rows, sources};
 use crate::harness::gatectl;
 
 /// A field that nothing has, in each kind of mapping: the hint of the fault names those that it has.
-const MAPPINGS: [(&str, &str); 15] = [
+const MAPPINGS: [(&str, &str); 20] = [
     ("Document", "zzzzzz: 1"),
+    ("Certificate", "certificates: [{zzzzzz: 1}]"),
+    ("Text and secrets", "certificates: [{name: a, certificate: x, key: {zzzzzz: 1}}]"),
     ("Listener", "listeners: [{zzzzzz: 1}]"),
+    ("tls of a listener", "listeners: [{name: a, tls: {zzzzzz: 1}}]"),
+    ("client_auth", "listeners: [{name: a, tls: {certificates: [a], client_auth: {zzzzzz: 1}}}]"),
+    ("tls of a backend", "backends: [{name: b, endpoints: [u], tls: {zzzzzz: 1}}]"),
     ("Backend", "backends: [{zzzzzz: 1}]"),
     ("Endpoint", "backends: [{name: b, endpoints: [{zzzzzz: 1}]}]"),
     ("load_balancing", "backends: [{name: b, endpoints: [u], load_balancing: {zzzzzz: 1}}]"),
@@ -66,7 +71,8 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 29] = [
+const ERRORS: [ProxyError; 30] = [
+    ProxyError::Misdirected,
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),
     ProxyError::RequestBodyTimeout,

@@ -265,8 +265,13 @@ impl Gateway {
     async fn send(&self, yaml: &str, prune: bool) -> wire::ApplyResponse {
         let document = wire::Document { file: "test.yaml".to_owned(), yaml: yaml.to_owned() };
         let options = wire::ChangeOptions { author: "harness".to_owned(), ..wire::ChangeOptions::default() };
-        let request =
-            wire::ApplyRequest { documents: vec![document], options: Some(options), owner: String::new(), prune };
+        let request = wire::ApplyRequest {
+            documents: vec![document],
+            options: Some(options),
+            owner: String::new(),
+            prune,
+            contents: Vec::new(),
+        };
         let response = within("apply", async { self.config().await.apply(request).await }).await;
         response.expect("the control plane answers").into_inner()
     }

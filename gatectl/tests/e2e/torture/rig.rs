@@ -161,6 +161,7 @@ async fn apply(config: &mut ConfigServiceClient<Channel>, yaml: String) -> Resul
         options: Some(wire::ChangeOptions { author: "torture".to_owned(), ..wire::ChangeOptions::default() }),
         owner: "torture".to_owned(),
         prune: true,
+        ..wire::ApplyRequest::default()
     };
     match config.apply(request).await.map(tonic::Response::into_inner) {
         Ok(response) if response.faults.is_empty() => Ok(response.revision),

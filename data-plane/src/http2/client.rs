@@ -1,0 +1,138 @@
+//! An HTTP/2 connection to an upstream, shared by requests of this worker.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use tokio::time::Instant;
+
+use super::Outgoing;
+use crate::stream::Stream;
+
+/// The most requests of a connection at a time, if the upstream allows as many.
+const STREAMS_MAX: usize = 256;
+
+/// How much of an answer may come before the client takes it.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+
+/// The same for all answers of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// The most bytes of requests that wait in a connection to be sent, for each stream.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+
+/// The most bytes of an answer's header section, each field counted with 32 more.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// A connection.
+#[derive(Debug)]
+pub struct Channel {
+    send: SendRequest<Bytes>,
+    state: Rc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    streams: Cell<usize>,
+    /// It takes no more requests: it has ended, or does not answer.
+    retired: Cell<bool>,
+    used: Cell<Instant>,
+}
+
+/// The right to one stream of a connection.
+#[derive(Debug)]
+pub struct Lease {
+    send: SendRequest<Bytes>,
+    state: Rc<State>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.state.streams.set(self.state.streams.get() - 1);
+        self.state.used.set(Instant::now());
+    }
+}
+
+impl Channel {
+    /// Begins HTTP/2 on a connection; a task of its own keeps it going for as long as there is a handle to it.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn open(stream: Stream) -> io::Result<Self> {
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .max_header_list_size(HEADERS_BYTES_MAX);
+        let (send, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
+        let state =
+            Rc::new(State { streams: Cell::new(0), retired: Cell::new(false), used: Cell::new(Instant::now()) });
+        let driven = Rc::clone(&state);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "HTTP/2 connection to an upstream failed");
+            }
+            driven.retired.set(true);
+        });
+        Ok(Self { send, state })
+    }
+
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        self.state.streams.get()
+    }
+
+    /// Whether another request may begin.
+    pub fn has_room(&self) -> bool {
+        !self.state.retired.get() && self.streams() < STREAMS_MAX.min(self.send.current_max_send_streams())
+    }
+
+    /// Whether it is worth keeping.
+    pub fn is_wanted(&self, now: Instant, idle_max: Duration) -> bool {
+        !self.state.retired.get()
+            && (self.streams() > 0 || now.saturating_duration_since(self.state.used.get()) < idle_max)
+    }
+
+    /// One more stream.
+    pub fn lease(&self) -> Lease {
+        self.state.streams.set(self.streams() + 1);
+        Lease { send: self.send.clone(), state: Rc::clone(&self.state) }
+    }
+}
+
+impl Lease {
+    /// Sends a request's head; `end` if no body follows.
+    ///
+    /// # Errors
+    /// The connection's: nothing was sent.
+    pub async fn send(
+        &mut self,
+        head: http::Request<()>,
+        end: bool,
+    ) -> io::Result<(ResponseFuture, RefCell<Outgoing>)> {
+        let sent = match poll_fn(|cx| self.send.poll_ready(cx)).await {
+            Ok(()) => self.send.send_request(head, end),
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok((response, body)) => Ok((response, RefCell::new(Outgoing::request(body, end)))),
+            Err(error) => {
+                self.retire();
+                Err(io::Error::other(error))
+            }
+        }
+    }
+
+    /// The connection gets no more requests.
+    pub fn retire(&self) {
+        self.state.retired.set(true);
+    }
+}

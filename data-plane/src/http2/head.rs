@@ -1,0 +1,203 @@
+//! Heads of HTTP/2 messages, from and to what the request path knows. `h2` has checked the pseudo-fields and refused the
+//! connection's own fields (RFC 9113 section 8.2.2); what a value may be, and how many there may be, is checked here.
+
+use std::io;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, request::Parts};
+
+use crate::{
+    fields::{Fields, is_field_value},
+    http1::{
+        Framing, Version,
+        head::{FIELDS_MAX, HeadError, RequestHead, ResponseHead, TARGET_BYTES_MAX, plain_number},
+    },
+};
+
+/// Reads a request's head. `bodyless` if the stream's end came with it.
+///
+/// # Errors
+/// [`HeadError`]; it ends the stream.
+pub fn read_request(head: &mut RequestHead, parts: &Parts, bodyless: bool) -> Result<(), HeadError> {
+    head.clear();
+    head.version = Version::Http2;
+    head.method.push_str(parts.method.as_str());
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(HeadError::TargetTooLong);
+    }
+    head.target.extend_from_slice(target.as_bytes());
+    if parts.headers.len() > FIELDS_MAX {
+        return Err(HeadError::TooLarge);
+    }
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    if let Some(authority) = authority {
+        head.fields.append("host", authority.as_bytes());
+    }
+    let mut length = None;
+    let mut cookie = Vec::new();
+    for (name, value) in &parts.headers {
+        let (name, value) = (name.as_str(), value.as_bytes());
+        if !is_field_value(value) {
+            return Err(HeadError::Malformed);
+        }
+        match name {
+            // The authority is what is asked for (RFC 9113 section 8.3.1); a field that says otherwise is a trap.
+            "host" => match authority {
+                Some(authority) if value.eq_ignore_ascii_case(authority.as_bytes()) => {}
+                Some(_) => return Err(HeadError::Host),
+                None if head.fields.get("host").is_some() => return Err(HeadError::Host),
+                None => head.fields.append(name, value),
+            },
+            "content-length" => {
+                if length.is_some() {
+                    return Err(HeadError::ContentLength);
+                }
+                length = Some(plain_number(value).ok_or(HeadError::ContentLength)?);
+            }
+            "te" => head.wants_trailers = true,
+            "expect" if value.eq_ignore_ascii_case(b"100-continue") => head.expects_continue = true,
+            "expect" => return Err(HeadError::Expectation),
+            // One line again, as those who do not speak HTTP/2 know it (RFC 9113 section 8.2.3).
+            "cookie" => {
+                if !cookie.is_empty() {
+                    cookie.extend_from_slice(b"; ");
+                }
+                cookie.extend_from_slice(value);
+            }
+            _ => head.fields.append(name, value),
+        }
+    }
+    if !cookie.is_empty() {
+        head.fields.append("cookie", &cookie);
+    }
+    // RFC 8441: what would be an upgrade in HTTP/1.1, and is treated as one from here on.
+    if head.method == "CONNECT"
+        && parts.extensions.get::<h2::ext::Protocol>().is_some_and(|it| it.as_str() == "websocket")
+    {
+        head.method.replace_range(.., "GET");
+        head.connection.upgrade = true;
+        head.fields.remove("sec-websocket-key");
+        head.fields.append("upgrade", b"websocket");
+        return Ok(());
+    }
+    head.framing = match length {
+        _ if bodyless => Framing::Empty,
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    Ok(())
+}
+
+/// Reads the head of an answer to a request of that method. `bodyless` if the stream's end came with it. Returns how many
+/// bytes the body has, if that is known.
+///
+/// # Errors
+/// [`HeadError`]; it ends the stream.
+pub fn read_response(
+    head: &mut ResponseHead,
+    status: StatusCode,
+    map: &HeaderMap,
+    bodyless: bool,
+    method: &str,
+) -> Result<Option<u64>, HeadError> {
+    head.clear();
+    head.version = Version::Http2;
+    head.status = status.as_u16();
+    if map.len() > FIELDS_MAX {
+        return Err(HeadError::TooLarge);
+    }
+    let mut length = None;
+    for (name, value) in map {
+        let (name, value) = (name.as_str(), value.as_bytes());
+        if !is_field_value(value) {
+            return Err(HeadError::Malformed);
+        }
+        if name == "content-length" {
+            if length.is_some() {
+                return Err(HeadError::ContentLength);
+            }
+            length = Some(plain_number(value).ok_or(HeadError::ContentLength)?);
+        }
+        head.fields.append(name, value);
+    }
+    let bodyless = bodyless || method == "HEAD" || matches!(head.status, 100..200 | 204 | 304);
+    head.framing = match length {
+        _ if bodyless => Framing::Empty,
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    Ok(length.filter(|_| !bodyless))
+}
+
+/// A request's head: all of it but its fields.
+///
+/// # Errors
+/// `InvalidData` for a target that cannot stand in HTTP/2.
+pub fn request(
+    method: &str,
+    scheme: &str,
+    authority: &str,
+    path: [&str; 2],
+    query: Option<&str>,
+) -> io::Result<Request<()>> {
+    let mut target = path.concat();
+    if let Some(query) = query {
+        target.push('?');
+        target.push_str(query);
+    }
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build().map_err(invalid)?;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(invalid)?;
+    *request.uri_mut() = uri;
+    *request.version_mut() = http::Version::HTTP_2;
+    Ok(request)
+}
+
+/// Reads a trailer section.
+///
+/// # Errors
+/// `InvalidData` for what could not stand in HTTP/1.1.
+pub fn read_trailers(trailers: &mut Fields, map: &HeaderMap) -> io::Result<()> {
+    if map.len() > FIELDS_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    for (name, value) in map {
+        if !is_field_value(value.as_bytes()) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        trailers.append(name.as_str(), value.as_bytes());
+    }
+    Ok(())
+}
+
+/// An answer's head.
+///
+/// # Errors
+/// `InvalidData` for what cannot stand in HTTP/2; it was checked when it came, so there is none.
+pub fn response(status: u16, fields: &Fields) -> io::Result<Response<()>> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).map_err(invalid)?;
+    let map = response.headers_mut();
+    map.reserve(fields.len());
+    for (name, value) in fields.iter() {
+        append(map, name, value)?;
+    }
+    Ok(response)
+}
+
+/// Adds a field line.
+///
+/// # Errors
+/// `InvalidData` for what cannot stand in HTTP/2.
+pub fn append(map: &mut HeaderMap, name: &str, value: &[u8]) -> io::Result<()> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(invalid)?;
+    let value = HeaderValue::from_bytes(value).map_err(invalid)?;
+    map.try_append(name, value).map_err(invalid)?;
+    Ok(())
+}
+
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
