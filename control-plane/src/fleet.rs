@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{apply::now_ms, telemetry::Metrics};
+use crate::{apply::now_ms, codes, telemetry::Metrics};
 
 const NODE_ID_BYTES_MAX: usize = 255;
 const LABELS_MAX: usize = 64;
@@ -33,9 +33,6 @@ const GONE_MAX: usize = 1_000;
 /// So many replacements in so much time are no accident.
 const REPLACEMENTS_MAX: usize = 3;
 const REPLACEMENTS_WINDOW: Duration = Duration::from_secs(60);
-
-/// Proxies that share a node id.
-const SHARED_NODE_ID: &str = "RG0403";
 
 /// A waiter looks again no sooner than this, however fast proxies answer.
 const WAIT_PAUSE: Duration = Duration::from_millis(2);
@@ -276,7 +273,7 @@ impl Member {
         let recent = self.replacements.iter().filter(|at| at.elapsed() < REPLACEMENTS_WINDOW).count();
         if recent >= REPLACEMENTS_MAX {
             proxy.faults.push(wire::Fault {
-                code: SHARED_NODE_ID.into(),
+                code: codes::SHARED_NODE_ID.into(),
                 message: format!(
                     "more than one proxy uses the node id {:?}: each closes the other's stream ({recent} times in the \
                      last minute)",

@@ -57,13 +57,13 @@ pub(super) fn documents(texts: &[&str]) -> Vec<wire::Document> {
 }
 
 pub(super) fn parsed(text: &str) -> Parsed {
-    let parsed = parse(&documents(&[text]));
+    let parsed = parse(documents(&[text]));
     assert!(parsed.faults.is_empty(), "{}", render(&parsed.faults, false));
     parsed
 }
 
 pub(super) fn faults(text: &str) -> Vec<wire::Fault> {
-    let faults = parse(&documents(&[text])).faults;
+    let faults = parse(documents(&[text])).faults;
     assert!(!faults.is_empty(), "should have faults");
     faults
 }
@@ -187,8 +187,8 @@ fn documents_and_files_are_one_input() {
         "\u{feff}routes:\n- {path: /a, backend: b}\n---\nroutes:\n- {path: /b, backend: b}\n---\n",
         "backends: []",
     ]);
-    assert_eq!(parse(&files).resources.len(), 2);
-    assert!(parse(&documents(&["routes: []"])).resources.is_empty());
+    assert_eq!(parse(files.clone()).resources.len(), 2);
+    assert!(parse(documents(&["routes: []"])).resources.is_empty());
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn syntax_and_shape_faults_point_at_the_text() {
         "routes:\n- backend: b\u{0}\n",
         "%YAML 9.9\n---\nroutes: []\n",
     ] {
-        all += &match parse(&documents(&[text])).faults {
+        all += &match parse(documents(&[text])).faults {
             faults if faults.is_empty() => format!("{text:?} is fine\n\n"),
             faults => render(&faults, false).replace("1 fault\n", ""),
         };
@@ -310,7 +310,7 @@ fn syntax_and_shape_faults_point_at_the_text() {
 #[test]
 fn faults_of_several_files_name_the_file() {
     let files = documents(&["routes:\n- {name: a, backend: b}\n", "", "routes:\n- {name: a, backend: c}\n"]);
-    insta::assert_snapshot!(render(&parse(&files).faults, false));
+    insta::assert_snapshot!(render(&parse(files.clone()).faults, false));
 }
 
 #[test]

@@ -160,7 +160,7 @@ pub async fn attempt(
             worker: x.worker,
             retrying,
         };
-        let uplink = uplink(&mut x.client.input, to, upload, &flow);
+        let uplink = uplink(&mut x.client.input, to, upload, &flow, plan);
         let pressures = [x.client.pressure, &pressure];
         let ask_again = || retrying.ask_again(try_started, silence);
         race(downlink.run(), uplink, x.client.timer, &flow, pressures, x.client.stream, ask_again).await

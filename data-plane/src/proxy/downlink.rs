@@ -266,6 +266,12 @@ impl Downlink<'_, '_, '_> {
                     }
                 }
                 Piece::End => {
+                    let trailers = self.from.trailers_mut();
+                    if !trailers.is_empty() {
+                        for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
+                            plugin.on_response_trailers(trailers);
+                        }
+                    }
                     self.to.end(reply.framing, self.from.trailers()).map_err(client_gone)?;
                     self.flush().await?;
                     return Ok(Down::Answered { reusable: self.response.persistent(), keep_alive: reply.keep_alive });

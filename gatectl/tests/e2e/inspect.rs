@@ -240,3 +240,13 @@ async fn completions_know_the_commands() {
         assert!(script.contains("rollback") && script.contains("gatectl"), "{shell}");
     }
 }
+
+#[tokio::test]
+async fn explain_says_that_there_is_no_such_listener() {
+    let gateway = Gateway::builder().proxies(0).start().await;
+    gateway.gatectl_with(&["apply", "-f", "-"], CANARY).await.expect(0);
+    let told = gateway.gatectl(&["explain", "GET", "/api/users", "--listener", "nope"]).await.expect_stderr(1);
+    assert!(told.contains("there is no listener \"nope\""), "{told}");
+    gateway.gatectl(&["explain", "GET", "/api/users", "--listener", "default"]).await.expect(0);
+    gateway.shutdown().await;
+}

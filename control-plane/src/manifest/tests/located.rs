@@ -92,7 +92,7 @@ fn many_faults_over_several_files_are_each_placed() {
     let files: Vec<String> =
         (0..3).map(|file| (0..50).map(|n| format!("- {{name: r{file}-{n}, backend: b}}\n")).collect()).collect();
     let texts: Vec<String> = files.iter().map(|items| format!("routes:\n{items}")).collect();
-    let parsed = parse(&documents(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
+    let parsed = parse(documents(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
     let fault = |file: usize, n: usize| wire::Fault {
         kind: wire::Kind::Route.into(),
         name: format!("r{file}-{n}"),

@@ -404,7 +404,7 @@ proptest! {
         let mut keys = std::collections::HashSet::new();
         resources.retain(|resource| resource.key().is_some_and(|(kind, name)| keys.insert((kind, name.to_owned()))));
         let yaml = to_yaml(&resources);
-        let parsed = parse(&documents(&[&yaml]));
+        let parsed = parse(documents(&[&yaml]));
         prop_assert!(parsed.faults.is_empty(), "{}\n{}", render(&parsed.faults, false), yaml);
         prop_assert_eq!(encoded(&parsed.resources), encoded(&resources), "{}", yaml);
         prop_assert_eq!(to_yaml(&parsed.resources), yaml);

@@ -419,6 +419,32 @@ fn regexes_that_are_too_large_together_are_refused() {
 }
 
 #[test]
+fn regexes_of_all_routes_have_a_bound_and_those_that_go_make_room() {
+    // Of many hosts, so that none has too many.
+    let large = |n: usize| {
+        let kind = wire::path_match::Kind::Regex(format!("/{n}/[a-z]{{6000}}"));
+        let mut route = route_message(&format!("r{n:03}"), path(kind), to_url("http://a"));
+        route.hosts = vec![format!("h{n}.test")];
+        change(Resource::Route(route))
+    };
+    let removed = |n: usize| wire::Change { kind: wire::Kind::Route.into(), name: format!("r{n:03}"), resource: None };
+    let small = route_message("small", path(wire::path_match::Kind::Regex("/(a|b)".to_owned())), to_url("http://a"));
+    let counted = |changes: &[wire::Change]| start(changes).compiled.regex_bytes;
+    assert_eq!(counted(&[change(Resource::Route(small))]), 4 << 10);
+    assert_eq!(counted(&[large(0)]), 1 << 20);
+    // As if there were others already.
+    let mut full = Snapshot::default();
+    full.compiled.regex_bytes = REGEXES_BYTES_MAX - (3 << 20);
+    let full = full.compile(1, &[large(0), large(1), large(2)]).expect("just fits");
+    let found = faults(&full, &[large(3), large(4), large(5)]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].code == fault::BAD_REGEX && found[0].message.contains("all routes together"), "{found:?}");
+    let next = full.compile(2, &[removed(0), large(3)]).expect("one has made room for the other");
+    assert_eq!(faults(&next, &[large(4)]).len(), 1);
+    next.compile(3, &[large(1)]).expect("the same again takes no more");
+}
+
+#[test]
 fn listeners_are_sorted_and_their_addresses_checked() {
     let snapshot = start(&[listener("b", "127.0.0.1:1"), listener("a", "[::1]:1")]);
     assert_eq!(snapshot.listeners.iter().map(|it| &*it.name).collect::<Vec<_>>(), ["a", "b"]);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use regex::Regex;
-use rustygate_control_plane::manifest;
+use rustygate_control_plane::{codes, manifest};
 use rustygate_data_plane::{
     canonical::Refused,
     error::ProxyError,
@@ -55,7 +55,7 @@ fn every_field_of_the_manifest_is_documented() {
     let document = read("manifest.md");
     for (heading, yaml) in MAPPINGS {
         let input = wire::Document { file: heading.to_owned(), yaml: yaml.to_owned() };
-        let faults = manifest::parse(&[input]).faults;
+        let faults = manifest::parse(vec![input]).faults;
         let unknown = faults.iter().find(|fault| fault.message.contains("zzzzzz")).expect("an unknown field");
         assert_eq!(names(&document, heading), listed(&unknown.hint), "{heading}");
     }
@@ -223,5 +223,15 @@ fn every_code_of_a_fault_is_documented() {
     let document = read("faults.md");
     let headings = ["The text", "The meaning", "A proxy", "The control plane"];
     let documented: BTreeSet<String> = headings.iter().flat_map(|heading| names(&document, heading)).collect();
-    assert_eq!(documented, found(r#""(RG\d{4})""#, &text));
+    let listed: BTreeSet<String> = codes::ALL.iter().map(|(code, _)| (*code).to_owned()).collect();
+    assert_eq!(documented, listed);
+    // The list is in the sources too; a constant is what a fault is made with.
+    assert_eq!(found(r#"const \w+: &str = "(RG\d{4})";"#, &text), listed);
+    assert_eq!(found(r#""(RG\d{4})""#, &text), listed);
+    for heading in headings {
+        for row in rows(&document, heading) {
+            let title = codes::ALL.iter().find(|(code, _)| *code == row[0]).map(|(_, title)| *title);
+            assert_eq!(title, Some(row[1].as_str()), "{}", row[0]);
+        }
+    }
 }
