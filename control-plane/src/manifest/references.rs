@@ -1,7 +1,7 @@
 //! What documents refer to outside of themselves: `{file: ...}` and `{env: ...}`.
 //!
 //! The control plane reads no files and no variables for anyone. Whoever has the documents finds the references in them
-//! ([`super::references`]), reads them where the documents are, and sends what they stand for, or why it could not be
+//! ([`super::references()`]), reads them where the documents are, and sends what they stand for, or why it could not be
 //! read, beside the documents.
 
 use std::collections::HashMap;

@@ -120,7 +120,7 @@ pub struct Accepted {
     name: Option<Box<str>>,
     /// The certificate that it got.
     certificate: Option<Id>,
-    /// See [`identity`].
+    /// See [`identity`](identity()).
     pub identity: Option<String>,
 }
 
