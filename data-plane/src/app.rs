@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     admin::Admin,
+    crew::{Crew, CrewCollector},
     disk::OpenError,
     forward::TrustedProxies,
     health::{self, Health, HealthCollector},
@@ -160,6 +161,9 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let names = Arc::new(Names::default());
     registry.register_collector(Box::new(NameCollector(Arc::clone(&names))));
     registry.register_collector(Box::new(HealthCollector(Arc::clone(&health))));
+    let workers = settings.workers.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let crew = Arc::new(Crew::new(workers));
+    registry.register_collector(Box::new(CrewCollector(Arc::clone(&crew))));
 
     let background = Background(Some(background_runtime()?));
     let handle = background.handle();
@@ -180,8 +184,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
         names: Arc::clone(&names),
         policy: policy(&settings),
     });
-    let workers = settings.workers.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let threads = Arc::new(Threads::start(workers, &shared, sink.as_ref())?);
+    let threads = Arc::new(Threads::start(&crew, &shared, sink.as_ref())?);
     let resolver = Arc::new(Resolver::new(names, Lookup::new(settings.dns_servers), handle.clone()));
     let (cell_of_publisher, resolver_of_publisher) = (Arc::clone(&cell), Arc::clone(&resolver));
     let publisher = Publisher::new(cell_of_publisher, settings.listen, Arc::clone(&threads), resolver_of_publisher);

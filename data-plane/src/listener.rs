@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client,
+    crew::{Handed, Load},
     error::ProxyError,
     http1::write,
     tls,
@@ -68,14 +69,16 @@ fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
 /// name, and keep the TLS that they came in with.
 #[derive(Debug)]
 pub struct ListenerState {
+    /// The same in every worker.
+    key: u64,
     name: RefCell<Rc<str>>,
     tls: RefCell<Option<Arc<tls::Server>>>,
 }
 
 impl ListenerState {
     /// A listener of that name.
-    pub fn new(name: &str, tls: Option<Arc<tls::Server>>) -> Self {
-        Self { name: RefCell::new(name.into()), tls: RefCell::new(tls) }
+    pub fn new(key: u64, name: &str, tls: Option<Arc<tls::Server>>) -> Self {
+        Self { key, name: RefCell::new(name.into()), tls: RefCell::new(tls) }
     }
 
     /// The present name.
@@ -138,17 +141,47 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, state: &Rc
             return;
         }
     };
+    let crew = &worker.crew;
+    let member = crew.should_have(worker.index);
+    let load = crew.load(member, 1);
+    if member == worker.index {
+        return begin(worker, stream, address, (place, load), Rc::clone(state));
+    }
+    let Ok(stream) = stream.into_std() else { return };
+    let listener = ((*state.name()).into(), state.tls());
+    let handed = Handed { stream, address, place, load, key: state.key, listener };
+    if let Err(handed) = crew.hand(member, handed) {
+        adopt(worker, *handed, Some(state));
+    }
+}
+
+/// Serves a connection that another worker accepted. `state` is this worker's of the same listener.
+pub fn adopt(worker: &Rc<Worker>, handed: Handed, state: Option<&Rc<ListenerState>>) {
+    let Handed { stream, address, place, load, key, listener: (name, tls) } = handed;
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let state = state.map_or_else(|| Rc::new(ListenerState::new(key, &name, tls)), Rc::clone);
+    begin(worker, stream, address, (place, load), state);
+}
+
+fn begin(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    counted: (Place, Load),
+    state: Rc<ListenerState>,
+) {
     // Without it a small answer may wait for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), Rc::clone(state));
+    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), state);
     tokio::task::spawn_local(async move {
-        let _place = place;
+        let _counted = counted;
         served.await;
     });
 }
 
 /// A client's place among the connections, for as long as it lives.
-struct Place {
+#[derive(Debug)]
+pub struct Place {
     shared: Arc<Shared>,
     /// Counted by its address.
     counted: Option<IpAddr>,

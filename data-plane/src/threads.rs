@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    crew::Crew,
     listener::{self, ListenerState},
     telemetry::access_log::{AccessLog, Sink},
     tls,
@@ -47,17 +48,17 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Starts the workers.
+    /// Starts the crew's workers.
     ///
     /// # Errors
     /// The system's, if a thread or its runtime cannot be made.
-    pub fn start(count: usize, shared: &Arc<Shared>, log: Option<&Sink>) -> io::Result<Self> {
+    pub fn start(crew: &Arc<Crew>, shared: &Arc<Shared>, log: Option<&Sink>) -> io::Result<Self> {
         let mut threads = Self { commands: Vec::new(), handles: Mutex::default() };
         let mut handles = Vec::new();
-        for index in 0..count {
+        for index in 0..crew.len() {
             let (commands, inbox) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread();
-            let shared = Arc::clone(shared);
+            let (shared, crew) = (Arc::clone(shared), Arc::clone(crew));
             let log = log.map(|sink| AccessLog::new(sink.clone(), Arc::clone(&shared.metrics)));
             let (started, starting) = std::sync::mpsc::channel();
             handles.push(thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -65,7 +66,7 @@ impl Threads {
                 match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
                     Ok(runtime) => {
                         let _ = started.send(Ok(()));
-                        runtime.block_on(run(shared, log, inbox));
+                        runtime.block_on(run(Worker::new(shared, log, crew, index), inbox));
                     }
                     Err(error) => {
                         let _ = started.send(Err(error));
@@ -178,16 +179,26 @@ impl Listening {
 }
 
 /// A worker's life: it ends when nobody can tell it anything any more.
-async fn run(shared: Arc<Shared>, log: Option<AccessLog>, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let worker = Rc::new(Worker::new(shared, log));
+async fn run(worker: Worker, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let worker = Rc::new(worker);
     tokio::task::spawn_local(Rc::clone(&worker).tick());
+    let (_enlisted, mut handed) = worker.crew.enlist(worker.index);
     let mut listeners = HashMap::<u64, Listening>::new();
-    while let Some(command) = inbox.recv().await {
+    loop {
+        let command = tokio::select! {
+            command = inbox.recv() => command,
+            Some(handed) = handed.recv() => {
+                let state = listeners.get(&handed.key).map(|listening| &listening.state);
+                listener::adopt(&worker, handed, state);
+                continue;
+            }
+        };
+        let Some(command) = command else { break };
         match command {
             Command::Listen { key, name, tls, socket, done } => match TcpListener::from_std(socket) {
                 Ok(listener) => {
                     let stop = CancellationToken::new();
-                    let state = Rc::new(ListenerState::new(&name, tls));
+                    let state = Rc::new(ListenerState::new(key, &name, tls));
                     let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&state), stop.clone());
                     let accepting = tokio::task::spawn_local(accepting);
                     listeners.insert(key, Listening { state, stop, accepting });

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use crate::{
+    crew::Crew,
     date::DateCache,
     forward::{Forwarded, TrustedProxies},
     health::Health,
@@ -100,6 +101,10 @@ pub struct Shared {
 pub struct Worker {
     /// What all workers read.
     pub shared: Arc<Shared>,
+    /// All workers, this one among them.
+    pub crew: Arc<Crew>,
+    /// Which of them this one is.
+    pub index: usize,
     /// Pools and balancing state.
     pub upstreams: Upstreams,
     /// The access log, if it is on.
@@ -174,7 +179,7 @@ pub struct Scratch {
 impl Worker {
     /// A worker without connections.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, log: Option<AccessLog>) -> Self {
+    pub fn new(shared: Arc<Shared>, log: Option<AccessLog>, crew: Arc<Crew>, index: usize) -> Self {
         let named = |name: &str| {
             let name = name.into();
             shared.metrics.series(&name, &name).expect("workers start before routes have series")
@@ -183,6 +188,8 @@ impl Worker {
         Self {
             upstreams: Upstreams::new(Arc::clone(&shared.health), Arc::clone(&shared.names)),
             shared,
+            crew,
+            index,
             unrouted,
             overflow,
             log,

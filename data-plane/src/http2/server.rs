@@ -18,6 +18,7 @@ use super::{Outgoing, Receiver, Sender, head};
 use crate::{
     body::{Sink, Source},
     client::Client,
+    crew::HTTP2_LOAD,
     error::ProxyError,
     http1::Framing,
     proxy::{self, After},
@@ -61,6 +62,7 @@ struct Shared {
 /// Serves a connection to its end.
 pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener: &Rc<str>, timer: &mut Timer) {
     let policy = &worker.shared.policy;
+    let _load = worker.crew.load(worker.index, HTTP2_LOAD - 1);
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)

@@ -479,3 +479,33 @@ async fn a_tunnel_may_be_silent_for_the_idle_time_and_no_longer() {
     })
     .await;
 }
+
+/// A connection that speaks HTTP/2 from its first byte on, and has nothing to say.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn a_few_long_connections_are_spread_over_the_workers_however_they_come_in() {
+    with_gateway(&all_to("http://127.0.0.1:1"), async |gateway| {
+        let mut clients = Vec::new();
+        for count in 1..=8_usize {
+            let mut client = Client::connect(gateway.proxy_addr()).await;
+            client.send(HTTP2).await;
+            clients.push(client);
+            let heavy = count * 16;
+            let loads = within("every connection counts", async {
+                loop {
+                    let metrics = gateway.metrics(0).await;
+                    let lines = metrics.lines().filter_map(|line| line.strip_prefix("rustygate_worker_load{"));
+                    let loads: Vec<usize> = lines.filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+                    if loads.iter().sum::<usize>() == heavy {
+                        break loads;
+                    }
+                }
+            })
+            .await;
+            let most = loads.iter().max().expect("workers") / 16;
+            assert_eq!(most, count.div_ceil(loads.len()), "{loads:?}");
+        }
+    })
+    .await;
+}
