@@ -99,6 +99,18 @@ impl Fields {
         self.iter().filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
+    /// Every line as (name, place of its value in [`Fields::values`]), in order.
+    pub fn places(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
+        let place = |entry: &Entry| entry.value.start as usize..entry.value.end as usize;
+        self.entries.iter().map(move |entry| (name_of(&self.names, entry), place(entry)))
+    }
+
+    /// Every value, one after the other, with those of removed lines between.
+    #[must_use]
+    pub fn values(&self) -> &[u8] {
+        &self.values
+    }
+
     /// Every line as (name, value), in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.entries.iter().map(|entry| (name_of(&self.names, entry), value_of(&self.values, entry)))

@@ -339,10 +339,7 @@ pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, identity: 
 /// # Errors
 /// `InvalidData` for what cannot stand there; it was checked when it came, so there is none.
 pub fn add_request_fields(map: &mut HeaderMap, request: &RequestHead, identity: &Identity<'_>) -> io::Result<()> {
-    map.reserve(request.fields.len() + 4);
-    for (name, value) in request.fields.iter() {
-        http2::head::append(map, name, value)?;
-    }
+    http2::head::append_all(map, &request.fields)?;
     if let Framing::Length(length) = request.framing {
         map.insert(http::header::CONTENT_LENGTH, length.into());
     }

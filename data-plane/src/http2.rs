@@ -2,6 +2,7 @@
 //! the request path knows: heads and bodies, with the same bounds and the same strictness as those of HTTP/1.1.
 
 pub mod client;
+mod gather;
 pub mod head;
 pub mod server;
 

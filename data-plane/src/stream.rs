@@ -156,6 +156,20 @@ impl Stream {
         }
     }
 
+    /// Takes some of `parts`, encrypted, to be sent with the next flush; `None` if there is no TLS to encrypt by.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn gather(&mut self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        self.tls.as_mut().map(|tls| tls.get_mut().encrypt(parts)).transpose()
+    }
+
+    /// How many bytes that takes together.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.borrow().outgoing())
+    }
+
     /// Gives back the memory that only a busy connection needs.
     pub fn shrink(&self) {
         if let Some(tls) = &self.tls {

@@ -19,6 +19,7 @@ use crate::{
     forward::{Forwarded, TrustedProxies},
     health::Health,
     http1::head::{RequestHead, ResponseHead},
+    http2,
     limit::{Limit, PerIp},
     live::IdMap,
     resolve::Names,
@@ -105,6 +106,8 @@ pub struct Worker {
     pub crew: Arc<Crew>,
     /// Which of them this one is.
     pub index: usize,
+    /// Tasks that wait for requests of HTTP/2.
+    pub http2_servers: http2::server::Servers,
     /// Pools and balancing state.
     pub upstreams: Upstreams,
     /// The access log, if it is on.
@@ -190,6 +193,7 @@ impl Worker {
             shared,
             crew,
             index,
+            http2_servers: http2::server::Servers::default(),
             unrouted,
             overflow,
             log,

@@ -2,9 +2,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io,
+    pin::Pin,
     rc::Rc,
+    task::Poll,
     time::Duration,
 };
 
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use tokio::time::Instant;
 
-use super::Outgoing;
+use super::{Outgoing, gather::Gather};
 use crate::stream::Stream;
 
 /// The most requests of a connection at a time, if the upstream allows as many.
@@ -72,12 +74,20 @@ impl Channel {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_header_list_size(HEADERS_BYTES_MAX);
-        let (send, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
+        let gather = Gather::new(stream);
+        let (send, mut connection) = builder.handshake(gather.clone()).await.map_err(io::Error::other)?;
         let state =
             Rc::new(State { streams: Cell::new(0), retired: Cell::new(false), used: Cell::new(Instant::now()) });
         let driven = Rc::clone(&state);
         tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
+            let ended = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(ended.map_err(io::Error::other)),
+                Poll::Pending => match gather.poll_send(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    _ => Poll::Pending,
+                },
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "HTTP/2 connection to an upstream failed");
             }
             driven.retired.set(true);

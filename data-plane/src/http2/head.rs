@@ -3,6 +3,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, request::Parts};
 
 use crate::{
@@ -180,11 +181,32 @@ pub fn response(status: u16, fields: &Fields) -> io::Result<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).map_err(invalid)?;
     let map = response.headers_mut();
-    map.reserve(fields.len());
-    for (name, value) in fields.iter() {
-        append(map, name, value)?;
-    }
+    append_all(map, fields)?;
     Ok(response)
+}
+
+/// Adds every field line; their values share one piece of memory.
+///
+/// # Errors
+/// `InvalidData` for what cannot stand in HTTP/2.
+pub fn append_all(map: &mut HeaderMap, fields: &Fields) -> io::Result<()> {
+    // One more, for a length.
+    map.reserve(fields.len() + 1);
+    let values = Bytes::copy_from_slice(fields.values());
+    for (name, place) in fields.places() {
+        let value = HeaderValue::from_maybe_shared(values.slice(place)).map_err(invalid)?;
+        map.try_append(field_name(name)?, value).map_err(invalid)?;
+    }
+    Ok(())
+}
+
+/// The gateway's own names are there already, in lower case.
+fn field_name(name: &str) -> io::Result<HeaderName> {
+    match name {
+        "X-RustyGate-Backend" => Ok(HeaderName::from_static("x-rustygate-backend")),
+        "X-RustyGate-Duration-ms" => Ok(HeaderName::from_static("x-rustygate-duration-ms")),
+        name => HeaderName::from_bytes(name.as_bytes()).map_err(invalid),
+    }
 }
 
 /// Adds a field line.
@@ -192,9 +214,8 @@ pub fn response(status: u16, fields: &Fields) -> io::Result<Response<()>> {
 /// # Errors
 /// `InvalidData` for what cannot stand in HTTP/2.
 pub fn append(map: &mut HeaderMap, name: &str, value: &[u8]) -> io::Result<()> {
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(invalid)?;
     let value = HeaderValue::from_bytes(value).map_err(invalid)?;
-    map.try_append(name, value).map_err(invalid)?;
+    map.try_append(field_name(name)?, value).map_err(invalid)?;
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future as _, poll_fn},
+    pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use h2::{
 };
 use tokio::time::Instant;
 
-use super::{Outgoing, Receiver, Sender, head};
+use super::{Outgoing, Receiver, Sender, gather::Gather, head};
 use crate::{
     body::{Sink, Source},
     client::Client,
@@ -51,6 +52,9 @@ const LOCAL_RESETS_MAX: usize = 100;
 /// How many more requests than it lets finish a client may give up: beyond that it only makes work (CVE-2023-44487).
 const RESETS_MAX: u32 = 100;
 
+/// The most tasks of a worker that wait for requests.
+const IDLE_SERVERS_MAX: usize = 64;
+
 /// What a connection and its streams know of each other.
 #[derive(Debug, Default)]
 struct Shared {
@@ -73,13 +77,19 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .enable_connect_protocol();
-    let Ok(Ok(mut connection)) = timer.within(policy.head_timeout, builder.handshake::<_, Bytes>(stream)).await else {
-        return;
-    };
+    let gather = Gather::new(stream);
+    let mut handshake = builder.handshake::<_, Bytes>(gather.clone());
+    let greeted = poll_fn(|cx| {
+        let greeted = Pin::new(&mut handshake).poll(cx);
+        // What fails here fails there.
+        let _ = gather.poll_send(cx);
+        greeted
+    });
+    let Ok(Ok(mut connection)) = timer.within(policy.head_timeout, greeted).await else { return };
     let shared = Rc::new(Shared::default());
     let mut closing = false;
     let mut idle_since = Some(Instant::now());
-    let mut request = |cx: &mut Context<'_>, connection: &mut Connection<Stream, Bytes>| loop {
+    let mut request = |cx: &mut Context<'_>, connection: &mut Connection<Gather, Bytes>| loop {
         if shared.resets.get() > RESETS_MAX {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
@@ -93,8 +103,17 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
                 return Poll::Ready(None);
             }
             Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Pending if closing => return Poll::Pending,
             Poll::Pending => {}
+        }
+        if let Poll::Ready(Err(error)) = gather.poll_send(cx) {
+            tracing::debug!(%error, "HTTP/2 connection failed");
+            return Poll::Ready(None);
+        }
+        if shared.open.get() == 0 {
+            gather.shrink();
+        }
+        if closing {
+            return Poll::Pending;
         }
         let due =
             (shared.open.get() == 0).then(|| *idle_since.get_or_insert_with(Instant::now) + policy.keep_alive_timeout);
@@ -107,19 +126,69 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         closing = true;
     };
     while let Some((request, respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
-        let served = serve_stream(
-            Rc::clone(worker),
-            Rc::clone(&peer),
-            Rc::clone(listener),
-            Open::begin(&shared),
-            request,
-            respond,
-        );
-        tokio::task::spawn_local(served);
+        let (peer, listener) = (Rc::clone(&peer), Rc::clone(listener));
+        Servers::serve(worker, Job { peer, listener, open: Open::begin(&shared), request, respond });
+    }
+}
+
+/// A request on its way to the task that serves it.
+#[derive(Debug)]
+struct Job {
+    peer: Rc<Peer>,
+    listener: Rc<str>,
+    open: Open,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+/// A worker's tasks that have served a request and wait for the next. A task is large, so making and freeing one for each
+/// request would cost as much as reading its head.
+#[derive(Debug, Default)]
+pub struct Servers(RefCell<Vec<Rc<Desk>>>);
+
+/// Where a task gets its requests.
+#[derive(Debug, Default)]
+struct Desk {
+    job: RefCell<Option<Job>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Servers {
+    fn serve(worker: &Rc<Worker>, job: Job) {
+        let Some(desk) = worker.http2_servers.0.borrow_mut().pop() else {
+            tokio::task::spawn_local(serve_streams(Rc::clone(worker), job));
+            return;
+        };
+        desk.job.replace(Some(job));
+        if let Some(waker) = desk.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Serves one request after another, of any connection.
+async fn serve_streams(worker: Rc<Worker>, first: Job) {
+    let desk = Rc::new(Desk::default());
+    desk.job.replace(Some(first));
+    loop {
+        let job = poll_fn(|cx| match desk.job.take() {
+            Some(job) => Poll::Ready(job),
+            None => {
+                desk.waker.replace(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        });
+        serve_stream(&worker, job.await).await;
+        let mut idle = worker.http2_servers.0.borrow_mut();
+        if idle.len() >= IDLE_SERVERS_MAX {
+            return;
+        }
+        idle.push(Rc::clone(&desk));
     }
 }
 
 /// Counts a stream for as long as it lives.
+#[derive(Debug)]
 struct Open(Rc<Shared>);
 
 impl Open {
@@ -144,14 +213,8 @@ impl Drop for Open {
 }
 
 /// Serves one request.
-async fn serve_stream(
-    worker: Rc<Worker>,
-    peer: Rc<Peer>,
-    listener: Rc<str>,
-    open: Open,
-    request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
+async fn serve_stream(worker: &Rc<Worker>, job: Job) {
+    let Job { peer, listener, open, request, respond } = job;
     let mut scratch = worker.lend();
     let (parts, body) = request.into_parts();
     let parsed = head::read_request(&mut scratch.request, &parts, body.is_end_stream());
@@ -172,7 +235,7 @@ async fn serve_stream(
         stream: Some(&outgoing),
     };
     let exchange = proxy::Exchange {
-        worker: &worker,
+        worker,
         client: &mut client,
         request: &mut scratch.request,
         response: &mut scratch.response,

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    crew::Crew,
     fields::Fields,
     forward::TrustedProxies,
     limit::PerIp,
@@ -73,7 +74,7 @@ fn publisher() -> (Publisher, Arc<Threads>) {
         names: Arc::default(),
         policy,
     });
-    let threads = Arc::new(Threads::start(1, &shared, None).expect("a thread"));
+    let threads = Arc::new(Threads::start(&Arc::new(Crew::new(1)), &shared, None).expect("a thread"));
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     (Publisher::new(cell, listen, Arc::clone(&threads), Resolver::for_test()), threads)
 }

@@ -221,6 +221,18 @@ impl Session {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx, io))?;
+        let taken = self.encrypt(parts)?;
+        match self.poll_flush(cx, io) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    /// Takes some of `parts`, encrypted, to be sent with the next write or flush; returns how much.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn encrypt(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut taken = 0;
         for part in parts {
             let part = &part[..part.len().min(WRITE_BYTES_MAX - taken)];
@@ -229,10 +241,13 @@ impl Session {
                 taken += part.len();
             }
         }
-        match self.poll_flush(cx, io) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(taken)),
-        }
+        Ok(taken)
+    }
+
+    /// How many bytes are to be sent.
+    #[must_use]
+    pub fn outgoing(&self) -> usize {
+        self.outgoing.len()
     }
 
     /// Sends what is to be sent.
