@@ -106,6 +106,8 @@ pub struct Worker {
     pub log: Option<AccessLog>,
     /// The time for answers.
     pub date: DateCache,
+    /// Bytes of large heads of HTTP/2 requests that are not over.
+    pub large_heads: Cell<usize>,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
@@ -188,6 +190,7 @@ impl Worker {
             upstreams,
             log,
             date: DateCache::default(),
+            large_heads: Cell::new(0),
             series: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),
