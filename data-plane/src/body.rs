@@ -102,6 +102,17 @@ impl Source<'_> {
         }
     }
 
+    /// The same with room for little: for what cannot go on yet.
+    ///
+    /// # Errors
+    /// The connection's, or the stream's.
+    pub async fn fill_little(&mut self) -> io::Result<usize> {
+        match self {
+            Self::Http1 { input, .. } => input.fill().await,
+            Self::Http2(receiver) => receiver.fill().await,
+        }
+    }
+
     /// The connection closed: the end of a body that ends so, an error in any other.
     ///
     /// # Errors
@@ -147,6 +158,14 @@ impl Source<'_> {
 }
 
 impl Sink<'_> {
+    /// Whether the other side would take more, as far as it is known.
+    pub fn has_room(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            Self::Http2(sender) => sender.has_room(),
+        }
+    }
+
     /// Says the head of an answer; `end` if no body follows. May wait for [`Sink::flush`].
     ///
     /// # Errors

@@ -41,6 +41,12 @@ impl Fields {
         self.entries.len()
     }
 
+    /// How many bytes of text there are, those of removed lines included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.names.len() + self.values.len()
+    }
+
     /// Whether there is no field line.
     #[must_use]
     pub fn is_empty(&self) -> bool {

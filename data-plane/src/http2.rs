@@ -4,6 +4,7 @@
 pub mod client;
 mod gather;
 pub mod head;
+pub mod meter;
 pub mod server;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     future::{Future as _, poll_fn},
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -230,6 +231,11 @@ impl Outgoing {
         }
     }
 
+    /// Whether the other side has given the stream up, or the connection's protocol has for its sake.
+    pub fn is_given_up(&mut self) -> bool {
+        self.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
     /// Gives the stream up.
     pub fn reset(&mut self, reason: Reason) {
         match (&mut self.body, &mut self.respond) {
@@ -348,6 +354,15 @@ impl<'a> Sender<'a> {
         }
         if map.is_empty() { body.send_data(Bytes::new(), true) } else { body.send_trailers(map) }
             .map_err(io::Error::other)
+    }
+
+    /// Whether the other side has room for a byte.
+    pub fn has_room(&self) -> bool {
+        self.outgoing.borrow_mut().body.as_mut().is_some_and(|body| {
+            // No more: what a stream has reserved and does not use, the others of its connection miss.
+            body.reserve_capacity(1);
+            body.capacity() > 0
+        })
     }
 
     /// Waits until some of so many bytes may be sent; says how many.

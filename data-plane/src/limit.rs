@@ -8,6 +8,13 @@ mod per_ip;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use self::per_ip::PerIp;
+use crate::{
+    http1::head::TARGET_BYTES_MAX,
+    http2::{
+        meter::{FRAMES_PER_REQUEST, FREE_FRAMES, TRAILER_BYTES_MAX},
+        server::{HEADS_BYTES_MAX, HEADS_BYTES_OWN, RESETS_MAX},
+    },
+};
 
 /// A bound of a client's connection, or of what comes by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +45,19 @@ pub enum Limit {
     Requests,
     /// From the start of a connection to its last request.
     Age,
+    /// HTTP/2: frames that nothing explains.
+    Frames,
+    /// HTTP/2: requests that the client gives up.
+    Resets,
+    /// HTTP/2: bytes of heads of a worker's requests.
+    HeadsBytes,
+    /// HTTP/2: bytes of trailer sections that wait.
+    TrailerBytes,
 }
 
 impl Limit {
     /// Every one, in the order of a connection's life.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Connections,
         Self::ConnectionsPerIp,
         Self::TlsHandshakeTime,
@@ -56,6 +71,10 @@ impl Limit {
         Self::IdleTime,
         Self::Requests,
         Self::Age,
+        Self::Frames,
+        Self::Resets,
+        Self::HeadsBytes,
+        Self::TrailerBytes,
     ];
 
     /// A stable label for metrics.
@@ -75,10 +94,14 @@ impl Limit {
             Self::IdleTime => "keep_alive_timeout",
             Self::Requests => "requests_per_connection",
             Self::Age => "connection_age",
+            Self::Frames => "http2_frames",
+            Self::Resets => "http2_resets",
+            Self::HeadsBytes => "http2_heads_bytes",
+            Self::TrailerBytes => "http2_trailer_bytes",
         }
     }
 
-    /// The flag that sets it, without its dashes; `None` if it is fixed, at [`crate::http1::head::TARGET_BYTES_MAX`].
+    /// The flag that sets it, without its dashes; `None` if it is [fixed](Self::fixed).
     #[must_use]
     pub fn setting(self) -> Option<&'static str> {
         Some(match self {
@@ -88,13 +111,26 @@ impl Limit {
             Self::HeadTime => "head-timeout",
             Self::HeadBytes => "max-head-bytes",
             Self::HeadFields => "max-head-fields",
-            Self::TargetBytes => return None,
+            Self::TargetBytes | Self::Frames | Self::Resets | Self::HeadsBytes | Self::TrailerBytes => return None,
             Self::BodyBytes => "max-body-bytes",
             Self::BodyTime => "body-timeout",
             Self::WriteTime => "write-timeout",
             Self::IdleTime => "keep-alive-timeout",
             Self::Requests => "max-requests-per-connection",
             Self::Age => "max-connection-age",
+        })
+    }
+
+    /// The bound, for people, of one that no flag sets.
+    #[must_use]
+    pub fn fixed(self) -> Option<String> {
+        Some(match self {
+            Self::TargetBytes => format!("{TARGET_BYTES_MAX} bytes"),
+            Self::Frames => format!("{FREE_FRAMES} a second, and {FRAMES_PER_REQUEST} for each request"),
+            Self::Resets => format!("{RESETS_MAX} more than end otherwise"),
+            Self::HeadsBytes => format!("{HEADS_BYTES_MAX} bytes of a worker, {HEADS_BYTES_OWN} of a connection"),
+            Self::TrailerBytes => format!("{TRAILER_BYTES_MAX} bytes of a connection"),
+            _ => return None,
         })
     }
 
@@ -105,13 +141,17 @@ impl Limit {
             Self::Connections => "503 `overloaded`, closed at once",
             Self::ConnectionsPerIp => "429 `too_many_connections`, closed at once",
             Self::TlsHandshakeTime => "closed",
-            Self::HeadTime => "408 `request_timeout`; closed without a word if not a byte of a first head came",
+            Self::HeadTime => {
+                "408 `request_timeout`, by HTTP/2 GOAWAY `ENHANCE_YOUR_CALM`; closed without a word if not a byte of a first head came"
+            }
             Self::HeadBytes | Self::HeadFields => "431 `headers_too_large`",
             Self::TargetBytes => "414 `uri_too_long`",
             Self::BodyBytes => "413 `body_too_large`",
             Self::BodyTime => "408 `request_body_timeout`",
             Self::WriteTime => "reset, `client_stalled` in the log",
             Self::IdleTime => "closed",
+            Self::Frames | Self::Resets | Self::TrailerBytes => "GOAWAY `ENHANCE_YOUR_CALM`",
+            Self::HeadsBytes => "RST_STREAM `REFUSED_STREAM`: another try may do",
             Self::Requests | Self::Age => "answered with `Connection: close`",
         }
     }
@@ -149,5 +189,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Limit::ALL.len());
+        assert!(Limit::ALL.iter().all(|limit| limit.setting().is_none() == limit.fixed().is_some()));
     }
 }

@@ -263,6 +263,8 @@ impl Input<'_> {
     async fn read(&mut self, bulk: bool) -> io::Result<usize> {
         match self.tls {
             None => {
+                // Room only when there is something to put there: thousands of requests may wait for answers at once.
+                poll_fn(|cx| self.half.as_ref().poll_read_ready(cx)).await?;
                 self.buffer.reserve(if bulk { BULK_BYTES } else { READ_BYTES });
                 self.half.read_buf(self.buffer).await
             }

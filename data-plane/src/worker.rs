@@ -114,6 +114,8 @@ pub struct Worker {
     pub log: Option<AccessLog>,
     /// The time for answers.
     pub date: DateCache,
+    /// Bytes of large heads of HTTP/2 requests that are not over.
+    pub large_heads: Cell<usize>,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
@@ -198,6 +200,7 @@ impl Worker {
             overflow,
             log,
             date: DateCache::default(),
+            large_heads: Cell::new(0),
             series: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),

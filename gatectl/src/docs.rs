@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Arg, Args, Command, CommandFactory as _};
 use rustygate_control_plane as control_plane;
-use rustygate_data_plane::{self as data_plane, http1::head::TARGET_BYTES_MAX, limit::Limit};
+use rustygate_data_plane::{self as data_plane, limit::Limit};
 
 use crate::cli::Cli;
 
@@ -53,7 +53,7 @@ fn every_limit_has_its_setting_its_default_and_its_counter() {
                     if value == "`0`" { "no bound".to_owned() } else { format!("{}{unit}", value.trim_matches('`')) };
                 (format!("`--{}`", limit.setting().unwrap_or_default()), none)
             }
-            None => ("fixed".to_owned(), format!("{TARGET_BYTES_MAX} bytes")),
+            None => ("fixed".to_owned(), limit.fixed().unwrap_or_default()),
         };
         let _ = writeln!(text, "| `{}` | {setting} | {default} | {} |", limit.name(), limit.consequence());
     }

@@ -13,19 +13,28 @@ use h2::{
     Reason, RecvStream,
     server::{Builder, Connection, SendResponse},
 };
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
-use super::{Outgoing, Receiver, Sender, gather::Gather, head};
+use super::{
+    Outgoing, Receiver, Sender,
+    gather::Gather,
+    head,
+    meter::{Meter, Metered},
+};
 use crate::{
     body::{Sink, Source},
     client::Client,
     crew::HTTP2_LOAD,
     error::ProxyError,
-    http1::Framing,
+    http1::{
+        Framing,
+        head::{HeadError, RequestHead},
+    },
+    limit::Limit,
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
-    worker::{Peer, Worker},
+    worker::{Peer, Policy, Worker},
 };
 
 /// The most requests of a connection at a time.
@@ -38,7 +47,7 @@ const HEADERS_BYTES_MAX: u32 = 32 << 10;
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 
 /// The same for all requests of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 
 /// The most bytes of answers that wait in a connection to be sent, for each stream.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
@@ -50,15 +59,30 @@ const PENDING_RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 100;
 
 /// How many more requests than it lets finish a client may give up: beyond that it only makes work (CVE-2023-44487).
-const RESETS_MAX: u32 = 100;
+pub const RESETS_MAX: u32 = 100;
+
+/// Bytes of a head that count for nothing: most heads have fewer.
+const HEAD_BYTES_FREE: usize = 2 << 10;
+
+/// The most bytes of large heads that a worker keeps for clients that have more than their own share of them.
+pub const HEADS_BYTES_MAX: usize = 8 << 20;
+
+/// The share of a connection.
+pub const HEADS_BYTES_OWN: usize = 64 << 10;
+
+/// How much longer a connection without requests stays when it was told to end.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// The most tasks of a worker that wait for requests.
 const IDLE_SERVERS_MAX: usize = 64;
 
 /// What a connection and its streams know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     open: Cell<usize>,
+    meter: Rc<Meter>,
+    /// Bytes of large heads.
+    heads: Cell<usize>,
     /// Requests that the client gave up, less those that it let finish.
     resets: Cell<u32>,
 }
@@ -78,7 +102,8 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .enable_connect_protocol();
     let gather = Gather::new(stream);
-    let mut handshake = builder.handshake::<_, Bytes>(gather.clone());
+    let (metered, meter) = Metered::new(gather.clone());
+    let mut handshake = builder.handshake::<_, Bytes>(metered);
     let greeted = poll_fn(|cx| {
         let greeted = Pin::new(&mut handshake).poll(cx);
         // What fails here fails there.
@@ -86,13 +111,11 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         greeted
     });
     let Ok(Ok(mut connection)) = timer.within(policy.head_timeout, greeted).await else { return };
-    let shared = Rc::new(Shared::default());
+    let shared = Rc::new(Shared { open: Cell::new(0), meter, heads: Cell::new(0), resets: Cell::new(0) });
+    let mut calmed = false;
     let mut closing = false;
-    let mut idle_since = Some(Instant::now());
-    let mut request = |cx: &mut Context<'_>, connection: &mut Connection<Gather, Bytes>| loop {
-        if shared.resets.get() > RESETS_MAX {
-            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-        }
+    let mut idle_since = None;
+    let mut request = |cx: &mut Context<'_>, connection: &mut Connection<Metered, Bytes>| loop {
         match connection.poll_accept(cx) {
             Poll::Ready(Some(Ok(accepted))) => {
                 idle_since = None;
@@ -112,22 +135,36 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         if shared.open.get() == 0 {
             gather.shrink();
         }
-        if closing {
-            return Poll::Pending;
+        let slow_head = shared.meter.head_since().map(|since| since + policy.head_timeout);
+        let slow_head = slow_head.is_some_and(|due| timer.poll_expired(due, cx).is_ready());
+        // Until a head is all there nothing else can come, for any request.
+        let limit = shared.exceeded().or(slow_head.then_some(Limit::HeadTime));
+        if let Some(limit) = limit.filter(|_| !calmed) {
+            worker.count_limit(Some(limit));
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            (calmed, closing, idle_since) = (true, true, None);
+            continue;
         }
-        let due =
-            (shared.open.get() == 0).then(|| *idle_since.get_or_insert_with(Instant::now) + policy.keep_alive_timeout);
-        let idle = due.is_some_and(|due| timer.poll_expired(due, cx).is_ready());
-        if !worker.draining() && !idle {
-            return Poll::Pending;
+        let span = if closing { CLOSE_TIME } else { policy.keep_alive_timeout };
+        let idle = shared.open.get() == 0
+            && timer.poll_expired(*idle_since.get_or_insert_with(Instant::now) + span, cx).is_ready();
+        match (closing, idle) {
+            // It was told, and takes no notice.
+            (true, true) => return Poll::Ready(None),
+            (false, true) => worker.count_limit(Some(Limit::IdleTime)),
+            (false, false) if worker.draining() => {}
+            _ => return Poll::Pending,
         }
         // In two steps: the client learns that no more is welcome, and what it sent before it knew is served.
         connection.graceful_shutdown();
-        closing = true;
+        (closing, idle_since) = (true, None);
     };
     while let Some((request, respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
         let (peer, listener) = (Rc::clone(&peer), Rc::clone(listener));
-        Servers::serve(worker, Job { peer, listener, open: Open::begin(&shared), request, respond });
+        Servers::serve(
+            worker,
+            Job { peer, listener, open: Open::begin(worker, &shared, respond.stream_id().into()), request, respond },
+        );
     }
 }
 
@@ -187,37 +224,77 @@ async fn serve_streams(worker: Rc<Worker>, first: Job) {
     }
 }
 
-/// Counts a stream for as long as it lives.
+impl Shared {
+    /// The bound that the client does not keep.
+    fn exceeded(&self) -> Option<Limit> {
+        self.meter.exceeded().or((self.resets.get() > RESETS_MAX).then_some(Limit::Resets))
+    }
+}
+
+/// A stream, counted for as long as it lives.
 #[derive(Debug)]
-struct Open(Rc<Shared>);
+struct Open {
+    worker: Rc<Worker>,
+    shared: Rc<Shared>,
+    id: u32,
+    /// How much of its head counts.
+    head: usize,
+}
 
 impl Open {
-    fn begin(shared: &Rc<Shared>) -> Self {
+    fn begin(worker: &Rc<Worker>, shared: &Rc<Shared>, id: u32) -> Self {
         shared.open.set(shared.open.get() + 1);
-        Self(Rc::clone(shared))
+        Self { worker: Rc::clone(worker), shared: Rc::clone(shared), id, head: 0 }
     }
 
-    fn end(&self, after: After) {
-        let resets = &self.0.resets;
-        resets.set(match after {
-            After::Abort => resets.get() + 1,
-            After::KeepAlive | After::Close => resets.get().saturating_sub(1),
-        });
+    /// Whether there is room for a head of that size. A few bytes on the wire may be a large one, and heads are kept until
+    /// there is an answer.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let head = bytes.saturating_sub(HEAD_BYTES_FREE);
+        let (all, own) = (self.worker.large_heads.get() + head, self.shared.heads.get() + head);
+        if head > 0 && all > HEADS_BYTES_MAX && own > HEADS_BYTES_OWN {
+            return false;
+        }
+        self.worker.large_heads.set(all);
+        self.shared.heads.set(own);
+        self.head = head;
+        true
+    }
+
+    /// It is over; `given_up` by the client.
+    fn end(&self, given_up: bool) {
+        let resets = &self.shared.resets;
+        resets.set(if given_up { resets.get() + 1 } else { resets.get().saturating_sub(1) });
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.worker.large_heads.set(self.worker.large_heads.get() - self.head);
+        self.shared.heads.set(self.shared.heads.get() - self.head);
+        self.shared.open.set(self.shared.open.get() - 1);
+        self.shared.meter.forget(self.id);
     }
+}
+
+/// Whether a head keeps the bounds that were set.
+fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
+    if head.method.len() + head.target.len() + head.fields.bytes() > policy.head_bytes_max {
+        return Err(HeadError::TooLarge);
+    }
+    if head.fields.len() > policy.head_fields_max {
+        return Err(HeadError::TooManyFields);
+    }
+    Ok(())
 }
 
 /// Serves one request.
 async fn serve_stream(worker: &Rc<Worker>, job: Job) {
-    let Job { peer, listener, open, request, respond } = job;
+    let Job { peer, listener, mut open, request, respond } = job;
     let mut scratch = worker.lend();
     let (parts, body) = request.into_parts();
     let parsed = head::read_request(&mut scratch.request, &parts, body.is_end_stream());
+    let parsed = parsed.and_then(|()| within_bounds(&scratch.request, &worker.shared.policy));
     drop(parts);
     let length = match scratch.request.framing {
         Framing::Length(length) => Some(length),
@@ -245,13 +322,22 @@ async fn serve_stream(worker: &Rc<Worker>, job: Job) {
         upstream_out: &mut scratch.upstream_out,
     };
     let after = match parsed {
+        Ok(()) if !open.has_room(exchange.request.fields.bytes()) => {
+            worker.count_limit(Some(Limit::HeadsBytes));
+            drop(client);
+            // Says that nothing was done: it can be sent again.
+            outgoing.borrow_mut().reset(Reason::REFUSED_STREAM);
+            worker.give_back(scratch);
+            return;
+        }
         Ok(()) => proxy::serve(exchange).await,
         Err(error) => proxy::refuse(exchange, ProxyError::BadHead(error)).await,
     };
     drop(client);
+    let mut outgoing = outgoing.borrow_mut();
+    open.end(after == After::Abort && outgoing.is_given_up());
     if after == After::Abort {
-        outgoing.borrow_mut().reset(Reason::INTERNAL_ERROR);
+        outgoing.reset(Reason::INTERNAL_ERROR);
     }
-    open.end(after);
     worker.give_back(scratch);
 }

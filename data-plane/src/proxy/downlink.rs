@@ -258,7 +258,12 @@ impl Downlink<'_, '_, '_> {
                 Piece::More => {
                     self.flush().await?;
                     self.record.ended = None;
-                    match self.from.fill().await {
+                    // What a client holds up by taking nothing of many streams is little.
+                    let filled = match self.to.has_room() {
+                        true => self.from.fill().await,
+                        false => self.from.fill_little().await,
+                    };
+                    match filled {
                         Ok(0) => self.from.closed().map_err(|_| Down::Failed(ProxyError::UpstreamClosed))?,
                         // A body that ends with the connection ends when that is closed in order, not by its failure.
                         Err(_) => return Err(Down::Failed(ProxyError::UpstreamClosed)),

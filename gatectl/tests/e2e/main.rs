@@ -25,6 +25,7 @@ mod retries;
 mod streams;
 mod telemetry;
 mod threats_framing;
+mod threats_http2;
 mod threats_routes;
 mod torture;
 mod wait;

@@ -1,0 +1,137 @@
+//! Frames without end.
+
+use super::{
+    arena::Arena,
+    frames::{
+        Attacker, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Fate, HEADERS, PING, PRIORITY,
+        SETTINGS, frame, headers, literal, request, window_update,
+    },
+};
+
+/// More than any bound lets through.
+const MANY: usize = 1_000_000;
+
+/// The frames of a flood in one write.
+const TOGETHER: usize = 500;
+
+/// Sends the same bytes until the gateway has had enough; says what it said.
+async fn flood(attacker: &mut Attacker, bytes: &[u8]) -> u32 {
+    let batch = bytes.repeat(TOGETHER);
+    for _ in 0..MANY / TOGETHER {
+        if !attacker.send(&batch).await {
+            return attacker.ended().await;
+        }
+    }
+    panic!("{MANY} times and no end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_nothing_explains_end_their_connection() {
+    let mut arena = Arena::start(&[]).await;
+    let addr = arena.addr;
+    for (what, bytes) in [
+        ("PING", frame(PING, 0, 0, [7; 8])),
+        ("PING that answers none", frame(PING, 1, 0, [7; 8])),
+        ("SETTINGS", frame(SETTINGS, 0, 0, [0, 4, 0, 1, 0, 0])),
+        ("empty SETTINGS", frame(SETTINGS, 0, 0, [])),
+        ("PRIORITY", frame(PRIORITY, 0, 1, [0, 0, 0, 0, 16])),
+        ("WINDOW_UPDATE by a byte", window_update(0, 1)),
+        ("a kind that nobody knows", frame(0xbb, 0, 0, [])),
+    ] {
+        println!("{what}");
+        let attack = async {
+            let mut attacker = Attacker::connect(addr).await;
+            assert_eq!(attacker.get("/").await, Fate::Answered(200));
+            assert_eq!(flood(&mut attacker, &bytes).await, ENHANCE_YOUR_CALM, "{what}");
+        };
+        arena.survives(attack).await;
+    }
+    assert_eq!(arena.hits("http2_frames").await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deaf_client_that_floods_is_cut_off_too() {
+    let mut arena = Arena::start(&["--keep-alive-timeout", "1"]).await;
+    let addr = arena.addr;
+    let attack = async {
+        for bytes in [frame(PING, 0, 0, [7; 8]), frame(SETTINGS, 0, 0, [0, 4, 0, 1, 0, 0])] {
+            let mut attacker = Attacker::deaf(addr, &frame(SETTINGS, 0, 0, [])).await;
+            let batch = bytes.repeat(TOGETHER);
+            for _ in 0..MANY / TOGETHER {
+                if !attacker.send(&batch).await {
+                    break;
+                }
+            }
+        }
+    };
+    arena.survives(attack).await;
+    arena.connections(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_section_that_never_ends_ends_its_connection() {
+    let mut arena = Arena::start(&[]).await;
+    let addr = arena.addr;
+    for (what, piece) in [
+        ("empty", Vec::new()),
+        ("a field", literal("a", "b")),
+        ("a large field", literal("a", [b'b'; 16_000])),
+        ("an endless field", vec![b'b'; 16_000]),
+    ] {
+        println!("{what}");
+        let attack = async {
+            let mut attacker = Attacker::connect(addr).await;
+            attacker.send(frame(HEADERS, END_STREAM, 1, request("GET", "/"))).await;
+            if what == "an endless field" {
+                // Its value is of 2^28 bytes.
+                attacker.send(frame(CONTINUATION, 0, 1, [0, 1, b'a', 0x7f, 0xff, 0xff, 0xff, 0x7f])).await;
+            }
+            let code = flood(&mut attacker, &frame(CONTINUATION, 0, 1, &piece)).await;
+            assert_ne!(code, 0, "{what}");
+        };
+        arena.survives(attack).await;
+    }
+    // A head may come in many pieces.
+    let mut client = Attacker::connect(addr).await;
+    let block = request("GET", "/");
+    client.send(frame(HEADERS, END_STREAM, 1, [])).await;
+    for byte in &block[..4] {
+        client.send(frame(CONTINUATION, 0, 1, [*byte])).await;
+    }
+    client.send(frame(CONTINUATION, END_HEADERS, 1, &block[4..])).await;
+    assert_eq!(client.fate(1).await, Fate::Answered(200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_in_pieces_of_nothing_ends_its_connection() {
+    let mut arena = Arena::start(&[]).await;
+    let (addr, held) = (arena.addr, arena.upstream.held.clone());
+    for (path, piece) in [("/deaf", 0), ("/hold", 0), ("/deaf", 1)] {
+        println!("{piece} bytes to {path}");
+        let attack = async {
+            let mut attacker = Attacker::connect(addr).await;
+            // The upstream's buffers are full: what comes now waits.
+            attacker.send(headers(1, false, request("POST", path))).await;
+            held.open(1).await;
+            let code = flood(&mut attacker, &frame(DATA, 0, 1, vec![b'x'; piece])).await;
+            assert!(matches!(code, ENHANCE_YOUR_CALM | 3), "{piece} bytes to {path}: {code}");
+        };
+        arena.survives(attack).await;
+        held.open(0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_an_empty_frame_is_whole() {
+    let arena = Arena::start(&[]).await;
+    let mut client = Attacker::connect(arena.addr).await;
+    // More such requests than there may be empty frames that say nothing.
+    for _ in 0..300 {
+        let stream = client.open();
+        let grpc = [literal("content-type", "application/grpc"), literal("te", "trailers")].concat();
+        client.send(headers(stream, false, [request("POST", "/after"), grpc].concat())).await;
+        client.send(frame(DATA, 0, stream, [0, 0, 0, 0, 1, 7])).await;
+        client.send(frame(DATA, END_STREAM, stream, [])).await;
+        assert_eq!(client.fate(stream).await, Fate::Answered(200));
+    }
+}
