@@ -40,6 +40,12 @@ pub const TRAILER_BYTES_MAX: usize = 8 << 10;
 /// The most requests with bodies that a connection may have, those included that were refused before anybody looked.
 const BODIES_MAX: usize = 1_000;
 
+/// The most bytes that are read when the gateway's side has ended.
+const LINGER_BYTES_MAX: usize = 4 << 20;
+
+/// As many at a time.
+const DRAIN_BYTES_AT_ONCE: usize = 4 << 10;
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -59,6 +65,7 @@ pub struct Meter {
     /// A header section that has begun and is not all there.
     head_since: Cell<Option<Instant>>,
     exceeded: Cell<Option<Limit>>,
+    lingers: Cell<bool>,
 }
 
 /// How far the bytes are that came.
@@ -85,6 +92,8 @@ struct Frames {
 pub struct Metered {
     stream: Gather,
     meter: Rc<Meter>,
+    /// Bytes thrown away since the gateway's side ended, if it has.
+    drained: Option<usize>,
 }
 
 impl Metered {
@@ -107,8 +116,9 @@ impl Metered {
             sent: Cell::new(0),
             head_since: Cell::new(None),
             exceeded: Cell::new(None),
+            lingers: Cell::new(false),
         });
-        (Self { stream, meter: Rc::clone(&meter) }, meter)
+        (Self { stream, meter: Rc::clone(&meter), drained: None }, meter)
     }
 }
 
@@ -121,6 +131,11 @@ impl Meter {
     /// Since when a header section has been coming, if one is.
     pub fn head_since(&self) -> Option<Instant> {
         self.head_since.get()
+    }
+
+    /// When the gateway's side has ended, what the client still sends is read for a while.
+    pub fn linger(&self) {
+        self.lingers.set(true);
     }
 
     /// A request is over: what came of its body waits no longer.
@@ -244,7 +259,7 @@ impl Frames {
 
 impl AsyncRead for Metered {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, meter } = self.get_mut();
+        let Self { stream, meter, .. } = self.get_mut();
         if meter.exceeded().is_some() {
             // Whoever serves the connection sees it now, and ends it.
             return Poll::Pending;
@@ -258,7 +273,7 @@ impl AsyncRead for Metered {
 
 impl AsyncWrite for Metered {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, meter } = self.get_mut();
+        let Self { stream, meter, .. } = self.get_mut();
         let written = ready!(Pin::new(stream).poll_write(cx, bytes))?;
         meter.wrote(written);
         Poll::Ready(Ok(written))
@@ -269,7 +284,7 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, meter } = self.get_mut();
+        let Self { stream, meter, .. } = self.get_mut();
         let written = ready!(Pin::new(stream).poll_write_vectored(cx, parts))?;
         meter.wrote(written);
         Poll::Ready(Ok(written))
@@ -284,6 +299,21 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let Self { stream, meter, drained } = self.get_mut();
+        if drained.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        // Closing would reset the connection of one who still sends, and the reason might be lost on the way.
+        let drained = drained.get_or_insert(0);
+        let mut room = [0; DRAIN_BYTES_AT_ONCE];
+        while meter.lingers.get() && *drained < LINGER_BYTES_MAX {
+            let mut buffer = ReadBuf::new(&mut room);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+            match buffer.filled().len() {
+                0 => break,
+                bytes => *drained += bytes,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -141,6 +141,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         let limit = shared.exceeded().or(slow_head.then_some(Limit::HeadTime));
         if let Some(limit) = limit.filter(|_| !calmed) {
             worker.count_limit(Some(limit));
+            shared.meter.linger();
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             (calmed, closing, idle_since) = (true, true, None);
             continue;

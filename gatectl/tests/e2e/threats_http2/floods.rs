@@ -11,20 +11,6 @@ use super::{
 /// More than any bound lets through.
 const MANY: usize = 1_000_000;
 
-/// The frames of a flood in one write.
-const TOGETHER: usize = 500;
-
-/// Sends the same bytes until the gateway has had enough; says what it said.
-async fn flood(attacker: &mut Attacker, bytes: &[u8]) -> u32 {
-    let batch = bytes.repeat(TOGETHER);
-    for _ in 0..MANY / TOGETHER {
-        if !attacker.send(&batch).await {
-            return attacker.ended().await;
-        }
-    }
-    panic!("{MANY} times and no end");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_that_nothing_explains_end_their_connection() {
     let mut arena = Arena::start(&[]).await;
@@ -42,7 +28,7 @@ async fn frames_that_nothing_explains_end_their_connection() {
         let attack = async {
             let mut attacker = Attacker::connect(addr).await;
             assert_eq!(attacker.get("/").await, Fate::Answered(200));
-            assert_eq!(flood(&mut attacker, &bytes).await, ENHANCE_YOUR_CALM, "{what}");
+            assert_eq!(attacker.pour(MANY, &bytes).await, ENHANCE_YOUR_CALM, "{what}");
         };
         arena.survives(attack).await;
     }
@@ -56,12 +42,8 @@ async fn a_deaf_client_that_floods_is_cut_off_too() {
     let attack = async {
         for bytes in [frame(PING, 0, 0, [7; 8]), frame(SETTINGS, 0, 0, [0, 4, 0, 1, 0, 0])] {
             let mut attacker = Attacker::deaf(addr, &frame(SETTINGS, 0, 0, [])).await;
-            let batch = bytes.repeat(TOGETHER);
-            for _ in 0..MANY / TOGETHER {
-                if !attacker.send(&batch).await {
-                    break;
-                }
-            }
+            let batch = bytes.repeat(500);
+            while attacker.send(&batch).await {}
         }
     };
     arena.survives(attack).await;
@@ -86,7 +68,7 @@ async fn a_header_section_that_never_ends_ends_its_connection() {
                 // Its value is of 2^28 bytes.
                 attacker.send(frame(CONTINUATION, 0, 1, [0, 1, b'a', 0x7f, 0xff, 0xff, 0xff, 0x7f])).await;
             }
-            let code = flood(&mut attacker, &frame(CONTINUATION, 0, 1, &piece)).await;
+            let code = attacker.pour(MANY, &frame(CONTINUATION, 0, 1, &piece)).await;
             assert_ne!(code, 0, "{what}");
         };
         arena.survives(attack).await;
@@ -113,7 +95,7 @@ async fn a_body_in_pieces_of_nothing_ends_its_connection() {
             // The upstream's buffers are full: what comes now waits.
             attacker.send(headers(1, false, request("POST", path))).await;
             held.open(1).await;
-            let code = flood(&mut attacker, &frame(DATA, 0, 1, vec![b'x'; piece])).await;
+            let code = attacker.pour(MANY, &frame(DATA, 0, 1, vec![b'x'; piece])).await;
             assert!(matches!(code, ENHANCE_YOUR_CALM | 3), "{piece} bytes to {path}: {code}");
         };
         arena.survives(attack).await;

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 use crate::harness::within;
@@ -173,6 +173,7 @@ pub struct Attacker {
     write: Box<dyn AsyncWrite + Send + Unpin>,
     frames: mpsc::UnboundedReceiver<Frame>,
     reader: Option<JoinHandle<()>>,
+    goaway: u32,
     /// For the next request.
     pub stream: u32,
 }
@@ -193,7 +194,7 @@ impl Attacker {
         let (read, write) = tokio::io::split(stream);
         let (sender, frames) = mpsc::unbounded_channel();
         let reader = Some(tokio::spawn(read_frames(read, sender)));
-        let mut attacker = Self { write: Box::new(write), frames, reader, stream: 1 };
+        let mut attacker = Self { write: Box::new(write), frames, reader, goaway: 0, stream: 1 };
         assert!(attacker.send([PREFACE, settings].concat()).await);
         attacker
     }
@@ -224,7 +225,7 @@ impl Attacker {
             for _ in done..times.min(done + TOGETHER) {
                 batch.extend(bytes(self.open()));
             }
-            if !self.send(batch).await {
+            if self.is_told() || !self.send(batch).await {
                 return;
             }
         }
@@ -247,15 +248,36 @@ impl Attacker {
 
     /// What the gateway said when it ended the connection; 0 if nothing.
     pub async fn ended(&mut self) -> u32 {
-        let mut code = 0;
-        println!("ENDED? {:?}", Instant::now());
         while let Some(frame) = self.next().await {
-            if frame.kind == GOAWAY {
-                code = frame.code();
-                println!("GOAWAY {frame:?}");
+            self.note(&frame);
+        }
+        self.goaway
+    }
+
+    /// Whether the gateway has said that it ends the connection, as far as it was read.
+    fn is_told(&mut self) -> bool {
+        while let Ok(frame) = self.frames.try_recv() {
+            self.note(&frame);
+        }
+        self.goaway != 0
+    }
+
+    fn note(&mut self, frame: &Frame) {
+        if frame.kind == GOAWAY {
+            self.goaway = frame.code();
+        }
+    }
+
+    /// Sends the same bytes until the gateway has had enough; says what it said.
+    pub async fn pour(&mut self, times: usize, bytes: &[u8]) -> u32 {
+        const TOGETHER: usize = 500;
+        let batch = bytes.repeat(TOGETHER);
+        for _ in 0..times / TOGETHER {
+            if self.is_told() || !self.send(&batch).await {
+                return self.ended().await;
             }
         }
-        code
+        panic!("{times} times and no end");
     }
 
     /// How a request ends, or what becomes of the connection instead.
