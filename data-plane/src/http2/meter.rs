@@ -66,6 +66,7 @@ pub struct Meter {
     head_since: Cell<Option<Instant>>,
     exceeded: Cell<Option<Limit>>,
     lingers: Cell<bool>,
+    ended: Cell<bool>,
 }
 
 /// How far the bytes are that came.
@@ -116,7 +117,8 @@ impl Metered {
             sent: Cell::new(0),
             head_since: Cell::new(None),
             exceeded: Cell::new(None),
-            lingers: Cell::new(false),
+            lingers: Cell::new(true),
+            ended: Cell::new(false),
         });
         (Self { stream, meter: Rc::clone(&meter), drained: None }, meter)
     }
@@ -133,9 +135,14 @@ impl Meter {
         self.head_since.get()
     }
 
-    /// When the gateway's side has ended, what the client still sends is read for a while.
-    pub fn linger(&self) {
-        self.lingers.set(true);
+    /// Whether nothing more is sent to the client: what it still sends is read for a while.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// When the connection ends, it ends at once: who ends it in order has nothing more to send.
+    pub fn hurry(&self) {
+        self.lingers.set(false);
     }
 
     /// A request is over: what came of its body waits no longer.
@@ -303,6 +310,7 @@ impl AsyncWrite for Metered {
         if drained.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
+        meter.ended.set(true);
         // Closing would reset the connection of one who still sends, and the reason might be lost on the way.
         let drained = drained.get_or_insert(0);
         let mut room = [0; DRAIN_BYTES_AT_ONCE];
