@@ -40,6 +40,9 @@ pub const TRAILER_BYTES_MAX: usize = 8 << 10;
 /// The most requests with bodies that a connection may have, those included that were refused before anybody looked.
 const BODIES_MAX: usize = 1_000;
 
+/// How many frames are read before other connections have their turn.
+const FRAMES_PER_TURN: u32 = 64;
+
 /// The most bytes that are read when the gateway's side has ended.
 const LINGER_BYTES_MAX: usize = 4 << 20;
 
@@ -65,6 +68,8 @@ pub struct Meter {
     /// A header section that has begun and is not all there.
     head_since: Cell<Option<Instant>>,
     exceeded: Cell<Option<Limit>>,
+    /// Frames since others last had their turn.
+    turn: Cell<u32>,
     lingers: Cell<bool>,
     ended: Cell<bool>,
 }
@@ -117,6 +122,7 @@ impl Metered {
             sent: Cell::new(0),
             head_since: Cell::new(None),
             exceeded: Cell::new(None),
+            turn: Cell::new(0),
             lingers: Cell::new(true),
             ended: Cell::new(false),
         });
@@ -182,6 +188,7 @@ impl Meter {
         let [high, middle, low, kind, flags, id @ ..] = frames.head;
         frames.payload = u32::from_be_bytes([0, high, middle, low]) as usize;
         frames.kind = kind;
+        self.turn.set(self.turn.get() + 1);
         let id = u32::from_be_bytes(id) & 0x7fff_ffff;
         match kind {
             DATA if frames.payload > 0 || flags & END_STREAM != 0 => {}
@@ -269,6 +276,11 @@ impl AsyncRead for Metered {
         let Self { stream, meter, .. } = self.get_mut();
         if meter.exceeded().is_some() {
             // Whoever serves the connection sees it now, and ends it.
+            return Poll::Pending;
+        }
+        if meter.turn.get() >= FRAMES_PER_TURN {
+            meter.turn.set(0);
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
