@@ -40,6 +40,9 @@ pub const TRAILER_BYTES_MAX: usize = 8 << 10;
 /// The most requests with bodies that a connection may have, those included that were refused before anybody looked.
 const BODIES_MAX: usize = 1_000;
 
+/// How many frames are read before other connections have their turn.
+const FRAMES_PER_TURN: u32 = 64;
+
 /// The most bytes that are read when the gateway's side has ended.
 const LINGER_BYTES_MAX: usize = 4 << 20;
 
@@ -65,7 +68,10 @@ pub struct Meter {
     /// A header section that has begun and is not all there.
     head_since: Cell<Option<Instant>>,
     exceeded: Cell<Option<Limit>>,
+    /// Frames since others last had their turn.
+    turn: Cell<u32>,
     lingers: Cell<bool>,
+    ended: Cell<bool>,
 }
 
 /// How far the bytes are that came.
@@ -116,7 +122,9 @@ impl Metered {
             sent: Cell::new(0),
             head_since: Cell::new(None),
             exceeded: Cell::new(None),
-            lingers: Cell::new(false),
+            turn: Cell::new(0),
+            lingers: Cell::new(true),
+            ended: Cell::new(false),
         });
         (Self { stream, meter: Rc::clone(&meter), drained: None }, meter)
     }
@@ -133,9 +141,14 @@ impl Meter {
         self.head_since.get()
     }
 
-    /// When the gateway's side has ended, what the client still sends is read for a while.
-    pub fn linger(&self) {
-        self.lingers.set(true);
+    /// Whether nothing more is sent to the client: what it still sends is read for a while.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// When the connection ends, it ends at once: who ends it in order has nothing more to send.
+    pub fn hurry(&self) {
+        self.lingers.set(false);
     }
 
     /// A request is over: what came of its body waits no longer.
@@ -175,6 +188,7 @@ impl Meter {
         let [high, middle, low, kind, flags, id @ ..] = frames.head;
         frames.payload = u32::from_be_bytes([0, high, middle, low]) as usize;
         frames.kind = kind;
+        self.turn.set(self.turn.get() + 1);
         let id = u32::from_be_bytes(id) & 0x7fff_ffff;
         match kind {
             DATA if frames.payload > 0 || flags & END_STREAM != 0 => {}
@@ -264,6 +278,11 @@ impl AsyncRead for Metered {
             // Whoever serves the connection sees it now, and ends it.
             return Poll::Pending;
         }
+        if meter.turn.get() >= FRAMES_PER_TURN {
+            meter.turn.set(0);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
         meter.read(&buffer.filled()[before..]);
@@ -303,6 +322,7 @@ impl AsyncWrite for Metered {
         if drained.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
+        meter.ended.set(true);
         // Closing would reset the connection of one who still sends, and the reason might be lost on the way.
         let drained = drained.get_or_insert(0);
         let mut room = [0; DRAIN_BYTES_AT_ONCE];

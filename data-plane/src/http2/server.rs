@@ -34,7 +34,7 @@ use crate::{
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
-    worker::{Peer, Policy, Worker},
+    worker::{Peer, Policy, Scratch, Worker},
 };
 
 /// The most requests of a connection at a time.
@@ -58,7 +58,7 @@ const PENDING_RESETS_MAX: usize = 20;
 /// The most streams that the client's mistakes may make us reset, over a connection's life.
 const LOCAL_RESETS_MAX: usize = 100;
 
-/// How many more requests than it lets finish a client may give up: beyond that it only makes work (CVE-2023-44487).
+/// How many more requests than it lets finish a client may give up, or send with heads that are refused: beyond that it only makes work (CVE-2023-44487).
 pub const RESETS_MAX: u32 = 100;
 
 /// Bytes of a head that count for nothing: most heads have fewer.
@@ -83,7 +83,7 @@ struct Shared {
     meter: Rc<Meter>,
     /// Bytes of large heads.
     heads: Cell<usize>,
-    /// Requests that the client gave up, less those that it let finish.
+    /// Requests that the client gave up, or that were none, less those that it let finish.
     resets: Cell<u32>,
 }
 
@@ -141,11 +141,11 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         let limit = shared.exceeded().or(slow_head.then_some(Limit::HeadTime));
         if let Some(limit) = limit.filter(|_| !calmed) {
             worker.count_limit(Some(limit));
-            shared.meter.linger();
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             (calmed, closing, idle_since) = (true, true, None);
             continue;
         }
+        closing |= shared.meter.has_ended();
         let span = if closing { CLOSE_TIME } else { policy.keep_alive_timeout };
         let idle = shared.open.get() == 0
             && timer.poll_expired(*idle_since.get_or_insert_with(Instant::now) + span, cx).is_ready();
@@ -157,15 +157,20 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
             _ => return Poll::Pending,
         }
         // In two steps: the client learns that no more is welcome, and what it sent before it knew is served.
+        shared.meter.hurry();
         connection.graceful_shutdown();
         (closing, idle_since) = (true, None);
     };
     while let Some((request, respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
+        let open = Open::begin(worker, &shared, respond.stream_id().into());
+        // Here, not in the task: in the form that it came in a head may be much larger, and many wait for their turn.
+        let (parts, body) = request.into_parts();
+        let mut scratch = worker.lend();
+        let read = head::read_request(&mut scratch.request, &parts, body.is_end_stream());
+        let read = read.and_then(|()| within_bounds(&scratch.request, policy));
+        drop(parts);
         let (peer, listener) = (Rc::clone(&peer), Rc::clone(listener));
-        Servers::serve(
-            worker,
-            Job { peer, listener, open: Open::begin(worker, &shared, respond.stream_id().into()), request, respond },
-        );
+        Servers::serve(worker, Job { peer, listener, open, scratch, read, body, respond });
     }
 }
 
@@ -175,7 +180,10 @@ struct Job {
     peer: Rc<Peer>,
     listener: Rc<str>,
     open: Open,
-    request: http::Request<RecvStream>,
+    scratch: Box<Scratch>,
+    /// Whether the head that is in there is a good one.
+    read: Result<(), HeadError>,
+    body: RecvStream,
     respond: SendResponse<Bytes>,
 }
 
@@ -216,7 +224,7 @@ async fn serve_streams(worker: Rc<Worker>, first: Job) {
                 Poll::Pending
             }
         });
-        serve_stream(&worker, job.await).await;
+        serve_stream(job.await).await;
         let mut idle = worker.http2_servers.0.borrow_mut();
         if idle.len() >= IDLE_SERVERS_MAX {
             return;
@@ -262,10 +270,10 @@ impl Open {
         true
     }
 
-    /// It is over; `given_up` by the client.
-    fn end(&self, given_up: bool) {
+    /// It is over; `in_vain` by the client's doing.
+    fn end(&self, in_vain: bool) {
         let resets = &self.shared.resets;
-        resets.set(if given_up { resets.get() + 1 } else { resets.get().saturating_sub(1) });
+        resets.set(if in_vain { resets.get() + 1 } else { resets.get().saturating_sub(1) });
     }
 }
 
@@ -289,14 +297,10 @@ fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// Serves one request.
-async fn serve_stream(worker: &Rc<Worker>, job: Job) {
-    let Job { peer, listener, mut open, request, respond } = job;
-    let mut scratch = worker.lend();
-    let (parts, body) = request.into_parts();
-    let parsed = head::read_request(&mut scratch.request, &parts, body.is_end_stream());
-    let parsed = parsed.and_then(|()| within_bounds(&scratch.request, &worker.shared.policy));
-    drop(parts);
+/// Serves one request, whose head was read.
+async fn serve_stream(job: Job) {
+    let Job { peer, listener, mut open, mut scratch, read, body, respond } = job;
+    let worker = Rc::clone(&open.worker);
     let length = match scratch.request.framing {
         Framing::Length(length) => Some(length),
         _ => None,
@@ -313,7 +317,7 @@ async fn serve_stream(worker: &Rc<Worker>, job: Job) {
         stream: Some(&outgoing),
     };
     let exchange = proxy::Exchange {
-        worker,
+        worker: &worker,
         client: &mut client,
         request: &mut scratch.request,
         response: &mut scratch.response,
@@ -322,7 +326,7 @@ async fn serve_stream(worker: &Rc<Worker>, job: Job) {
         upstream_in: &mut scratch.upstream_in,
         upstream_out: &mut scratch.upstream_out,
     };
-    let after = match parsed {
+    let after = match read {
         Ok(()) if !open.has_room(exchange.request.fields.bytes()) => {
             worker.count_limit(Some(Limit::HeadsBytes));
             drop(client);
@@ -336,7 +340,8 @@ async fn serve_stream(worker: &Rc<Worker>, job: Job) {
     };
     drop(client);
     let mut outgoing = outgoing.borrow_mut();
-    open.end(after == After::Abort && outgoing.is_given_up());
+    // A head that is none is work for nothing too.
+    open.end(read.is_err() || (after == After::Abort && outgoing.is_given_up()));
     if after == After::Abort {
         outgoing.reset(Reason::INTERNAL_ERROR);
     }

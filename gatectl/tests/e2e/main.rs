@@ -27,5 +27,6 @@ mod telemetry;
 mod threats_framing;
 mod threats_http2;
 mod threats_routes;
+mod threats_tls;
 mod torture;
 mod wait;

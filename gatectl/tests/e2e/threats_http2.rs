@@ -7,7 +7,7 @@
 mod arena;
 mod bombs;
 mod floods;
-mod frames;
+pub mod frames;
 mod resets;
 mod slow;
 mod smuggling;

@@ -25,7 +25,11 @@ const GROWTH_KIB: u64 = 64 << 10;
 
 /// How much later a bystander may be answered: so many times what was usual, and so much.
 const SLOWER: u32 = 20;
-const LATER: Duration = Duration::from_millis(250);
+const LATER: Duration = Duration::from_millis(500);
+
+/// How long an attack goes on, and how often it is begun.
+const ATTACK_TIME: Duration = Duration::from_millis(500);
+const ROUNDS_MAX: usize = 20;
 
 /// How many answers tell what is usual.
 const QUIET: usize = 200;
@@ -57,15 +61,23 @@ impl Arena {
         Self { gateway, child, addr: listen, admin, upstream }
     }
 
-    /// Runs an attack beside a bystander, and sees that neither the bystander nor the memory feels it.
-    pub async fn survives(&mut self, attack: impl Future<Output = ()>) {
+    /// Runs an attack again and again beside a bystander, and sees that neither the bystander nor the memory feels it.
+    /// Returns how often it ran.
+    pub async fn survives(&mut self, attack: impl AsyncFn()) -> usize {
         let (over, is_over) = watch::channel(false);
         let mut usual = bystand(self.addr, QUIET, is_over.clone()).await;
         let before = self.child.resident_kib();
         let bystander = tokio::spawn(bystand(self.addr, usize::MAX, is_over.clone()));
         let attack = async {
-            attack.await;
-            let _ = over.send(true);
+            let begun = Instant::now();
+            for rounds in 1.. {
+                attack().await;
+                if begun.elapsed() >= ATTACK_TIME || rounds == ROUNDS_MAX {
+                    let _ = over.send(true);
+                    return rounds;
+                }
+            }
+            0
         };
         let child = &self.child;
         let memory = async {
@@ -76,14 +88,15 @@ impl Arena {
             }
             most
         };
-        let ((), most) = tokio::join!(attack, memory);
+        let (rounds, most) = tokio::join!(attack, memory);
         let mut served = bystander.await.expect("the bystander gets every answer");
         assert!(self.child.runs(), "the proxy runs on");
         let grown = most.saturating_sub(before);
         let (usual, late) = (p99(&mut usual), p99(&mut served));
-        println!("memory +{} KiB, p99 {usual:?} -> {late:?} of {}", grown, served.len());
+        println!("{rounds} rounds, memory +{grown} KiB, p99 {usual:?} -> {late:?} of {}", served.len());
         assert!(grown < GROWTH_KIB, "memory grew by {grown} KiB from {before} KiB");
         assert!(late <= usual * SLOWER + LATER, "the bystander's p99 went from {usual:?} to {late:?}");
+        rounds
     }
 
     /// How often a bound was met.
@@ -139,6 +152,11 @@ impl Held {
     /// How many there ever were.
     pub fn begun(&self) -> usize {
         self.begun.load(Relaxed)
+    }
+
+    /// How many wait.
+    pub fn now(&self) -> usize {
+        *self.open.borrow()
     }
 
     /// Returns when so many wait.

@@ -174,6 +174,10 @@ pub struct Attacker {
     frames: mpsc::UnboundedReceiver<Frame>,
     reader: Option<JoinHandle<()>>,
     goaway: u32,
+    /// Requests that were answered, as far as that was read and not looked at one by one.
+    pub answers: usize,
+    /// The same of those that were refused without a look.
+    pub refused: usize,
     /// For the next request.
     pub stream: u32,
 }
@@ -194,7 +198,8 @@ impl Attacker {
         let (read, write) = tokio::io::split(stream);
         let (sender, frames) = mpsc::unbounded_channel();
         let reader = Some(tokio::spawn(read_frames(read, sender)));
-        let mut attacker = Self { write: Box::new(write), frames, reader, goaway: 0, stream: 1 };
+        let mut attacker =
+            Self { write: Box::new(write), frames, reader, goaway: 0, answers: 0, refused: 0, stream: 1 };
         assert!(attacker.send([PREFACE, settings].concat()).await);
         attacker
     }
@@ -255,7 +260,7 @@ impl Attacker {
     }
 
     /// Whether the gateway has said that it ends the connection, as far as it was read.
-    fn is_told(&mut self) -> bool {
+    pub fn is_told(&mut self) -> bool {
         while let Ok(frame) = self.frames.try_recv() {
             self.note(&frame);
         }
@@ -263,8 +268,11 @@ impl Attacker {
     }
 
     fn note(&mut self, frame: &Frame) {
-        if frame.kind == GOAWAY {
-            self.goaway = frame.code();
+        match frame.kind {
+            GOAWAY => self.goaway = frame.code(),
+            RST_STREAM if frame.code() == REFUSED_STREAM => self.refused += 1,
+            HEADERS => self.answers += 1,
+            _ => {}
         }
     }
 
@@ -274,10 +282,30 @@ impl Attacker {
         let batch = bytes.repeat(TOGETHER);
         for _ in 0..times / TOGETHER {
             if self.is_told() || !self.send(&batch).await {
-                return self.ended().await;
+                break;
             }
         }
-        panic!("{times} times and no end");
+        self.ended().await
+    }
+
+    /// Returns when the gateway has read what was sent so far.
+    pub async fn seen(&mut self) {
+        assert!(self.send(frame(PING, 0, 0, [1; 8])).await);
+        while let Some(frame) = self.next().await {
+            let is_answer = frame.kind == PING;
+            self.note(&frame);
+            if is_answer {
+                return;
+            }
+        }
+    }
+
+    /// Returns when so many requests have been answered, or reset.
+    pub async fn done(&mut self, requests: usize) {
+        while self.answers + self.refused < requests {
+            let frame = self.next().await.expect("the connection stays");
+            self.note(&frame);
+        }
     }
 
     /// How a request ends, or what becomes of the connection instead.
@@ -298,6 +326,12 @@ impl Attacker {
         let stream = self.open();
         self.send(headers(stream, true, request("GET", path))).await;
         self.fate(stream).await
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        self.reader.iter().for_each(JoinHandle::abort);
     }
 }
 
