@@ -340,8 +340,11 @@ pub fn write_request_fields(out: &mut Vec<u8>, request: &RequestHead, identity: 
 /// `InvalidData` for what cannot stand there; it was checked when it came, so there is none.
 pub fn add_request_fields(map: &mut HeaderMap, request: &RequestHead, identity: &Identity<'_>) -> io::Result<()> {
     http2::head::append_all(map, &request.fields)?;
-    if let Framing::Length(length) = request.framing {
-        map.insert(http::header::CONTENT_LENGTH, length.into());
+    match request.framing {
+        Framing::Length(length) => drop(map.insert(http::header::CONTENT_LENGTH, length.into())),
+        // As by HTTP/1.1: a method that defines a body says that it has none.
+        Framing::Empty if defines_body(&request.method) => drop(map.insert(http::header::CONTENT_LENGTH, 0.into())),
+        Framing::Empty | Framing::Chunked | Framing::UntilClose => {}
     }
     if request.expects_continue && request.framing != Framing::Empty {
         http2::head::append(map, "expect", b"100-continue")?;

@@ -37,7 +37,7 @@ use crate::{
     },
     plugin::{self, Plugin},
     route::RequestView,
-    snapshot::{Limits, Rule, WeightedBackend},
+    snapshot::{Limits, Protocol, Rule, WeightedBackend},
     target::Target,
     telemetry::{access_log, metrics::Active},
     upstream::{self, Affinity, Asker, Call, Entry, Gate, Permit, Retrying, Tried},
@@ -213,7 +213,6 @@ async fn send(
         None => None,
     };
     let idempotent = is_idempotent(&x.request.method);
-    upload.keep_for_replay(idempotent);
     let affinity = Affinity::read(backend, asker(x));
     let mut tried = Tried::default();
     let mut retries = 0;
@@ -225,6 +224,10 @@ async fn send(
         let (current, pool) = (call.index(), Rc::clone(call.pool()));
         let endpoint = &backend.endpoints[current];
         record.tries += 1;
+        if record.tries == 1 {
+            // Who speaks HTTP/2 may say that it has not looked at a request; then any may be sent again.
+            upload.keep_for_replay(idempotent || endpoint.protocol != Protocol::Http1);
+        }
         // What was under way there before is over.
         record.call = Some(call);
         let _in_flight = pool.begin(record.started);

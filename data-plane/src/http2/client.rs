@@ -32,6 +32,9 @@ const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// The most bytes of an answer's header section, each field counted with 32 more.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
 
+/// How long an upstream may take to say how many requests it takes at a time; all are sent to it then.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// A connection.
 #[derive(Debug)]
 pub struct Channel {
@@ -44,6 +47,8 @@ struct State {
     streams: Cell<usize>,
     /// It takes no more requests: it has ended, or does not answer.
     retired: Cell<bool>,
+    /// The upstream has said how many requests it takes at a time, or had the time to.
+    settled: Cell<bool>,
     used: Cell<Instant>,
 }
 
@@ -64,9 +69,12 @@ impl Drop for Lease {
 impl Channel {
     /// Begins HTTP/2 on a connection; a task of its own keeps it going for as long as there is a handle to it.
     ///
+    /// One request may begin at once; `settling` is dropped when others may, since the upstream has said how many it takes
+    /// at a time.
+    ///
     /// # Errors
     /// The connection's.
-    pub async fn open(stream: Stream) -> io::Result<Self> {
+    pub async fn open<T: 'static>(stream: Stream, settling: T) -> io::Result<Self> {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -76,18 +84,36 @@ impl Channel {
             .max_header_list_size(HEADERS_BYTES_MAX);
         let gather = Gather::new(stream);
         let (send, mut connection) = builder.handshake(gather.clone()).await.map_err(io::Error::other)?;
-        let state =
-            Rc::new(State { streams: Cell::new(0), retired: Cell::new(false), used: Cell::new(Instant::now()) });
+        let state = Rc::new(State {
+            streams: Cell::new(0),
+            retired: Cell::new(false),
+            settled: Cell::new(false),
+            used: Cell::new(Instant::now()),
+        });
         let driven = Rc::clone(&state);
+        let ping = connection.ping_pong();
         tokio::task::spawn_local(async move {
-            let ended = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            let driving = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
                 Poll::Ready(ended) => Poll::Ready(ended.map_err(io::Error::other)),
                 Poll::Pending => match gather.poll_send(cx) {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                     _ => Poll::Pending,
                 },
             });
-            if let Err(error) = ended.await {
+            // Its settings come before it answers anything.
+            let settled = async {
+                if let Some(mut ping) = ping {
+                    let _ = tokio::time::timeout(SETTLE_TIME_MAX, ping.ping(h2::Ping::opaque())).await;
+                }
+                driven.settled.set(true);
+                drop(settling);
+                std::future::pending::<()>().await;
+            };
+            let ended = tokio::select! {
+                ended = driving => ended,
+                () = settled => Ok(()),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "HTTP/2 connection to an upstream failed");
             }
             driven.retired.set(true);
@@ -102,7 +128,10 @@ impl Channel {
 
     /// Whether another request may begin.
     pub fn has_room(&self) -> bool {
-        !self.state.retired.get() && self.streams() < STREAMS_MAX.min(self.send.current_max_send_streams())
+        let state = &self.state;
+        !state.retired.get()
+            && state.settled.get()
+            && self.streams() < STREAMS_MAX.min(self.send.current_max_send_streams())
     }
 
     /// Whether it is worth keeping.

@@ -59,9 +59,7 @@ pub struct EndpointState {
     idle: RefCell<VecDeque<Idle>>,
     /// HTTP/2 connections.
     channels: RefCell<Vec<(SocketAddr, Channel)>>,
-    /// Somebody makes a connection that others may share.
-    connecting: Cell<bool>,
-    connected: Notify,
+    connecting: Rc<Connecting>,
     /// Asked, it chose HTTP/1.1 last.
     chose_http1: Cell<bool>,
     in_flight: Cell<usize>,
@@ -77,13 +75,20 @@ struct Idle {
     stream: Stream,
 }
 
-/// The making of a connection that others wait for.
-struct Turn<'a>(&'a EndpointState);
+/// Whether somebody makes a connection that others may share.
+#[derive(Debug, Default)]
+struct Connecting {
+    busy: Cell<bool>,
+    ended: Notify,
+}
 
-impl Drop for Turn<'_> {
+/// The making of a connection that others wait for, until it is known how many of them may use it.
+struct Turn(Rc<Connecting>);
+
+impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.connecting.set(false);
-        self.0.connected.notify_waiters();
+        self.0.busy.set(false);
+        self.0.ended.notify_waiters();
     }
 }
 
@@ -106,8 +111,7 @@ impl EndpointState {
             tls: endpoint.tls.clone(),
             idle: RefCell::default(),
             channels: RefCell::default(),
-            connecting: Cell::new(false),
-            connected: Notify::new(),
+            connecting: Rc::default(),
             chose_http1: Cell::new(false),
             in_flight: Cell::new(0),
             used: Cell::new(Instant::now()),
@@ -191,25 +195,25 @@ impl EndpointState {
             Protocol::Negotiated => !for_websocket && !self.chose_http1.get(),
         };
         if !shared {
-            return self.connect_one(for_websocket).await;
+            return self.connect_one(for_websocket, None).await;
         }
         loop {
-            let others = self.connected.notified();
-            if !self.connecting.replace(true) {
-                let _turn = Turn(self);
-                return self.connect_one(for_websocket).await;
+            let others = self.connecting.ended.notified();
+            if !self.connecting.busy.replace(true) {
+                let turn = Turn(Rc::clone(&self.connecting));
+                return self.connect_one(for_websocket, Some(turn)).await;
             }
             others.await;
             if let Some(connection) = self.lease() {
                 return Ok(connection);
             }
             if self.chose_http1.get() {
-                return self.connect_one(for_websocket).await;
+                return self.connect_one(for_websocket, None).await;
             }
         }
     }
 
-    async fn connect_one(&self, for_websocket: bool) -> Result<Connection, ConnectError> {
+    async fn connect_one(&self, for_websocket: bool, turn: Option<Turn>) -> Result<Connection, ConnectError> {
         let (tcp, address) = self.addresses.connect().await?;
         tcp.set_nodelay(true)?;
         let stream = match &self.tls {
@@ -228,7 +232,7 @@ impl EndpointState {
         if !http2 {
             return Ok(Connection { link: Link::Http1(stream), address, reused: false });
         }
-        let channel = Channel::open(stream).await?;
+        let channel = Channel::open(stream, turn).await?;
         let lease = channel.lease();
         let mut channels = self.channels.borrow_mut();
         if channels.len() < CHANNELS_MAX {

@@ -17,8 +17,10 @@ mod child;
 mod dns;
 mod gateway;
 mod http;
+mod http2;
 mod plane;
 mod process;
+mod tls;
 mod wire;
 mod witness;
 
@@ -29,7 +31,9 @@ pub use self::{
     dns::{Dns, Query, Say},
     gateway::{Bearer, Builder, Gateway},
     http::{Client, Head, Response, dechunk, header, raw},
+    http2::{Answer, Asked, Http2, Peer, answered, body_of, pour, reply},
     process::{Dev, Output, Process, gatectl, masked},
+    tls::{Authority, Pair, Tls},
     wire::{End, Upstream, Wire},
     witness::{Reply, Seen, Witness, answer},
 };

@@ -14,6 +14,7 @@ mod examples;
 mod forwarding;
 mod harness;
 mod http1;
+mod http2;
 mod inspect;
 mod invariants;
 mod limits;

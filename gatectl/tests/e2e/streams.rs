@@ -17,11 +17,11 @@ const DOWNLOAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
 const MIB: usize = 1 << 20;
 
 /// Longer than the gateway needs to take what it can.
-const STUCK: Duration = Duration::from_millis(200);
+pub const STUCK: Duration = Duration::from_millis(200);
 
 /// The most that may be under way when nobody reads: a little in the gateway, and whatever the system lets its two
 /// sockets grow to.
-fn under_way_max() -> usize {
+pub fn under_way_max() -> usize {
     let most = |name: &str| {
         let limits = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).expect("a limit of the system");
         limits.split_whitespace().last().and_then(|most| most.parse::<usize>().ok()).expect("a number")

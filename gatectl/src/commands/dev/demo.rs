@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::{Router, body::Body, extract::Request, http::HeaderValue, response::Response};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::StreamExt as _;
 
@@ -90,7 +90,7 @@ async fn answer(service: &str, request: Request) -> Response {
         "body_bytes": body_bytes,
     });
     let mut response = Response::new(Body::from(format!("{answer:#}\n")));
-    response.headers_mut().insert("content-type", axum::http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }
 
@@ -125,6 +125,8 @@ routes:
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{Method, Uri};
+
     use super::*;
 
     #[test]
@@ -143,10 +145,10 @@ mod tests {
     #[tokio::test]
     async fn a_service_says_who_it_is_and_what_it_was_asked() {
         let mut request = Request::new(Body::from("hello"));
-        *request.method_mut() = axum::http::Method::POST;
-        *request.uri_mut() = axum::http::Uri::from_static("/a?b=c");
-        request.headers_mut().insert("x-version", axum::http::HeaderValue::from_static("two"));
-        request.headers_mut().insert("cookie", axum::http::HeaderValue::from_static("secret"));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static("/a?b=c");
+        request.headers_mut().insert("x-version", HeaderValue::from_static("two"));
+        request.headers_mut().insert("cookie", HeaderValue::from_static("secret"));
         let response = answer("users-1", request).await;
         let body = axum::body::to_bytes(response.into_body(), 10_000).await.expect("body");
         let value: serde_json::Value = serde_json::from_slice(&body).expect("JSON");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -52,9 +52,14 @@ impl Response {
     }
 }
 
+/// A connection, with TLS or without.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
 /// One keep-alive connection.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Connection>,
     host: String,
     buffer: Vec<u8>,
 }
@@ -64,12 +69,12 @@ impl Client {
     pub async fn connect(addr: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(addr)).await.expect("connects");
         stream.set_nodelay(true).expect("a socket option");
-        Self { stream, host: addr.to_string(), buffer: Vec::new() }
+        Self { stream: Box::new(stream), host: addr.to_string(), buffer: Vec::new() }
     }
 
     /// A client on a connection that is open.
-    pub fn over(stream: TcpStream) -> Self {
-        Self { stream, host: "localhost".to_owned(), buffer: Vec::new() }
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self { stream: Box::new(stream), host: "localhost".to_owned(), buffer: Vec::new() }
     }
 
     /// Requests name this host from now on.

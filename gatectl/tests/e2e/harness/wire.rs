@@ -65,8 +65,8 @@ impl Wire {
         let mark = text.as_bytes();
         loop {
             if let Some(at) = self.buffer.windows(mark.len()).position(|window| window == mark) {
-                let taken = self.buffer.drain(..at + mark.len()).collect();
-                return String::from_utf8(taken).expect("UTF-8");
+                let taken: Vec<u8> = self.buffer.drain(..at + mark.len()).collect();
+                return String::from_utf8_lossy(&taken).into_owned();
             }
             if let Err(end) = self.more().await {
                 panic!("{end:?} before {text:?}, after {:?}", String::from_utf8_lossy(&self.buffer));
