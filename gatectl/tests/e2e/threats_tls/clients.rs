@@ -250,7 +250,7 @@ async fn a_request_for_another_host_than_the_handshake_is_misdirected() {
 
 #[tokio::test]
 async fn who_has_no_certificate_of_the_right_authority_stays_outside() {
-    let house = House::start(|authority| format!(", client_auth: {{ca: {}}}", authority.yaml())).await;
+    let house = House::start(|authority| format!(", client_auth: {{mode: required, ca: {}}}", authority.yaml())).await;
     let other = Authority::new();
     let expired = |params: &mut rcgen::CertificateParams| {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
