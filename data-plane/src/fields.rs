@@ -47,6 +47,12 @@ impl Fields {
         self.names.len() + self.values.len()
     }
 
+    /// How many bytes there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.names.capacity() + self.values.capacity()
+    }
+
     /// Whether there is no field line.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -19,7 +19,6 @@ use crate::{
     forward::{Forwarded, TrustedProxies},
     health::Health,
     http1::head::{RequestHead, ResponseHead},
-    http2,
     limit::{Limit, PerIp},
     live::IdMap,
     resolve::Names,
@@ -42,6 +41,9 @@ const TICKS_PER_SWEEP: u32 = 20;
 
 /// The most scratch spaces a worker keeps for the next requests.
 const SCRATCH_KEPT_MAX: usize = 256;
+
+/// Fields that grew beyond this are not kept.
+const FIELDS_KEPT_BYTES: usize = 16 << 10;
 
 /// A buffer that grew beyond this is not kept.
 const BUFFER_KEPT_BYTES: usize = 256 << 10;
@@ -106,8 +108,6 @@ pub struct Worker {
     pub crew: Arc<Crew>,
     /// Which of them this one is.
     pub index: usize,
-    /// Tasks that wait for requests of HTTP/2.
-    pub http2_servers: http2::server::Servers,
     /// Pools and balancing state.
     pub upstreams: Upstreams,
     /// The access log, if it is on.
@@ -195,7 +195,6 @@ impl Worker {
             shared,
             crew,
             index,
-            http2_servers: http2::server::Servers::default(),
             unrouted,
             overflow,
             log,
@@ -225,8 +224,12 @@ impl Worker {
             scratch.upstream_in.capacity(),
             scratch.upstream_out.capacity(),
         ];
+        let fields = [scratch.request.fields.capacity(), scratch.response.fields.capacity()];
         let mut kept = self.scratch.borrow_mut();
-        if kept.len() < SCRATCH_KEPT_MAX && large.iter().all(|&bytes| bytes <= BUFFER_KEPT_BYTES) {
+        if kept.len() < SCRATCH_KEPT_MAX
+            && large.iter().all(|&bytes| bytes <= BUFFER_KEPT_BYTES)
+            && fields.iter().all(|&bytes| bytes <= FIELDS_KEPT_BYTES)
+        {
             kept.push(scratch);
         }
     }

@@ -5,7 +5,7 @@ use std::{
     future::{Future as _, poll_fn},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -72,9 +72,6 @@ pub const HEADS_BYTES_OWN: usize = 64 << 10;
 
 /// How much longer a connection without requests stays when it was told to end.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
-
-/// The most tasks of a worker that wait for requests.
-const IDLE_SERVERS_MAX: usize = 64;
 
 /// What a connection and its streams know of each other.
 #[derive(Debug)]
@@ -161,16 +158,23 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         connection.graceful_shutdown();
         (closing, idle_since) = (true, None);
     };
-    while let Some((request, respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
-        let open = Open::begin(worker, &shared, respond.stream_id().into());
+    while let Some((request, mut respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
+        let mut open = Open::begin(worker, &shared, respond.stream_id().into());
         // Here, not in the task: in the form that it came in a head may be much larger, and many wait for their turn.
         let (parts, body) = request.into_parts();
         let mut scratch = worker.lend();
         let read = head::read_request(&mut scratch.request, &parts, body.is_end_stream());
         let read = read.and_then(|()| within_bounds(&scratch.request, policy));
         drop(parts);
+        if read.is_ok() && !open.has_room(scratch.request.fields.bytes()) {
+            worker.count_limit(Some(Limit::HeadsBytes));
+            // Says that nothing was done: it can be sent again.
+            respond.send_reset(Reason::REFUSED_STREAM);
+            worker.give_back(scratch);
+            continue;
+        }
         let (peer, listener) = (Rc::clone(&peer), Rc::clone(listener));
-        Servers::serve(worker, Job { peer, listener, open, scratch, read, body, respond });
+        tokio::task::spawn_local(serve_stream(Job { peer, listener, open, scratch, read, body, respond }));
     }
 }
 
@@ -185,52 +189,6 @@ struct Job {
     read: Result<(), HeadError>,
     body: RecvStream,
     respond: SendResponse<Bytes>,
-}
-
-/// A worker's tasks that have served a request and wait for the next. A task is large, so making and freeing one for each
-/// request would cost as much as reading its head.
-#[derive(Debug, Default)]
-pub struct Servers(RefCell<Vec<Rc<Desk>>>);
-
-/// Where a task gets its requests.
-#[derive(Debug, Default)]
-struct Desk {
-    job: RefCell<Option<Job>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Servers {
-    fn serve(worker: &Rc<Worker>, job: Job) {
-        let Some(desk) = worker.http2_servers.0.borrow_mut().pop() else {
-            tokio::task::spawn_local(serve_streams(Rc::clone(worker), job));
-            return;
-        };
-        desk.job.replace(Some(job));
-        if let Some(waker) = desk.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-/// Serves one request after another, of any connection.
-async fn serve_streams(worker: Rc<Worker>, first: Job) {
-    let desk = Rc::new(Desk::default());
-    desk.job.replace(Some(first));
-    loop {
-        let job = poll_fn(|cx| match desk.job.take() {
-            Some(job) => Poll::Ready(job),
-            None => {
-                desk.waker.replace(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        });
-        serve_stream(job.await).await;
-        let mut idle = worker.http2_servers.0.borrow_mut();
-        if idle.len() >= IDLE_SERVERS_MAX {
-            return;
-        }
-        idle.push(Rc::clone(&desk));
-    }
 }
 
 impl Shared {
@@ -299,7 +257,7 @@ fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
 
 /// Serves one request, whose head was read.
 async fn serve_stream(job: Job) {
-    let Job { peer, listener, mut open, mut scratch, read, body, respond } = job;
+    let Job { peer, listener, open, mut scratch, read, body, respond } = job;
     let worker = Rc::clone(&open.worker);
     let length = match scratch.request.framing {
         Framing::Length(length) => Some(length),
@@ -327,14 +285,6 @@ async fn serve_stream(job: Job) {
         upstream_out: &mut scratch.upstream_out,
     };
     let after = match read {
-        Ok(()) if !open.has_room(exchange.request.fields.bytes()) => {
-            worker.count_limit(Some(Limit::HeadsBytes));
-            drop(client);
-            // Says that nothing was done: it can be sent again.
-            outgoing.borrow_mut().reset(Reason::REFUSED_STREAM);
-            worker.give_back(scratch);
-            return;
-        }
         Ok(()) => proxy::serve(exchange).await,
         Err(error) => proxy::refuse(exchange, ProxyError::BadHead(error)).await,
     };

@@ -339,6 +339,13 @@ impl Session {
     /// It is asked for once, since it is one and lies ready: in a session that has failed rustls does not expect to read on
     /// (it may panic). And with what came, although none of it is wanted any more: rustls remembers places in it.
     fn tell(&mut self) {
+        let waits = match &self.side {
+            Side::Server(connection) => connection.wants_write(),
+            Side::Client(connection) => connection.wants_write(),
+        };
+        if !waits {
+            return;
+        }
         let mut nowhere = BytesMut::new();
         let (discard, _) = match &mut self.side {
             Side::Server(connection) => {

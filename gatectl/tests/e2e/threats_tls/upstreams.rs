@@ -56,7 +56,7 @@ async fn serve(tcp: TcpStream, config: Arc<ServerConfig>, answer: &str, in_order
 fn manifest(url: &str, authority: &Authority, more: &str) -> String {
     format!(
         "backends: [{{name: b, endpoints: [{{url: \"{url}\"}}], tls: {{ca: {}{more}}}}}]\n\
-         routes: [{{name: all, path: /, backend: b}}]\n",
+         routes: [{{name: all, path: /, backend: b, retry: {{attempts: 0}}}}]\n",
         authority.yaml()
     )
 }
