@@ -52,6 +52,8 @@ pub enum ProxyError {
     UpstreamProtocol,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// The time that the caller gave is up (`grpc-timeout`).
+    DeadlineExceeded,
     /// As many requests to the backend are under way, and as many wait, as its limits have it.
     CircuitOpen,
     /// As many requests to the backend are under way as its limits have it, and the request's turn did not come in time.
@@ -86,7 +88,7 @@ impl ProxyError {
             | Self::UpstreamOverloaded
             | Self::Overloaded => 503,
             Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
-            Self::UpstreamConnectTimeout | Self::UpstreamTimeout => 504,
+            Self::UpstreamConnectTimeout | Self::UpstreamTimeout | Self::DeadlineExceeded => 504,
         }
     }
 
@@ -124,6 +126,7 @@ impl ProxyError {
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::CircuitOpen => "circuit_open",
             Self::UpstreamOverloaded => "upstream_overloaded",
             Self::Overloaded => "overloaded",
@@ -186,6 +189,7 @@ impl ProxyError {
             Self::UpstreamClosed => "the service closed the connection before it answered".into(),
             Self::UpstreamProtocol => "the service sent an invalid answer".into(),
             Self::UpstreamTimeout => "the service did not answer in time".into(),
+            Self::DeadlineExceeded => "the call took longer than its caller waits".into(),
             Self::CircuitOpen | Self::UpstreamOverloaded => "the service has as many requests as it may".into(),
             Self::Overloaded => "the gateway has too many connections".into(),
             Self::TooManyConnections => "the gateway has too many connections from this address".into(),

@@ -63,6 +63,17 @@ pub fn timeout(fields: &Fields) -> Option<Duration> {
     Some(timeout.min(TIMEOUT_MAX))
 }
 
+/// That much time as the field has it, rounded down. Nobody waits longer than a year.
+#[must_use]
+pub fn timeout_text(left: Duration) -> String {
+    const DIGITS_MAX: u128 = 99_999_999;
+    match left.min(TIMEOUT_MAX) {
+        left if left.as_micros() <= DIGITS_MAX => format!("{}u", left.as_micros()),
+        left if left.as_millis() <= DIGITS_MAX => format!("{}m", left.as_millis()),
+        left => format!("{}S", left.as_secs()),
+    }
+}
+
 /// What a caller is told of an error that the gateway answers with.
 #[must_use]
 pub fn status(error: ProxyError) -> Status {
@@ -127,6 +138,20 @@ mod tests {
             ("1 S", None),
         ] {
             assert_eq!(timeout(&fields("grpc-timeout", text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn time_that_is_left_is_said_in_eight_digits() {
+        for (left, text) in [
+            (Duration::ZERO, "0u"),
+            (Duration::from_millis(1500), "1500000u"),
+            (Duration::from_secs(3600), "3600000m"),
+            (Duration::MAX, "31536000S"),
+        ] {
+            assert_eq!(timeout_text(left), text);
+            let read = timeout(&fields("grpc-timeout", text));
+            assert_eq!(read, Some(left.min(TIMEOUT_MAX)));
         }
     }
 

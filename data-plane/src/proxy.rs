@@ -29,6 +29,7 @@ use crate::{
     client::Client,
     error::ProxyError,
     forward::{self, Forwarded},
+    grpc,
     health::Group,
     http1::{
         Framing, Version,
@@ -111,8 +112,10 @@ pub async fn serve(mut x: Exchange<'_, '_>) -> After {
             x.worker.count_limit(error.limit());
             // What is in the buffer now is half of an interim answer, of which some may be with the client already.
             let half_sent = record.status != 0 || x.client.output.holds_some();
-            if half_sent || error == ProxyError::ClientGone {
+            if error == ProxyError::ClientGone {
                 After::Abort
+            } else if half_sent {
+                reply::cut(&mut x, &record, error)
             } else {
                 reply::error(&mut x, &mut record, rule.as_deref(), error).await
             }
@@ -191,7 +194,15 @@ async fn handle(
         }
     }
 
-    let plan = attempt::Plan { rule, chosen, strip: if rule.strip_prefix { behind } else { 0 }, upgrade };
+    let mut timeouts = rule.timeouts;
+    let mut ends = None;
+    if x.request.version == Version::Http2 && grpc::is_call(&x.request.fields) {
+        // A call may take long before its first answer; its caller says how long, or the idle time bounds it.
+        timeouts.total = timeouts.total.max(timeouts.idle);
+        ends = grpc::timeout(&x.request.fields).map(|timeout| record.started + timeout);
+    }
+    let strip = if rule.strip_prefix { behind } else { 0 };
+    let plan = attempt::Plan { rule, chosen, strip, upgrade, timeouts, ends };
     send(x, upload, record, &plan).await
 }
 
@@ -256,7 +267,8 @@ async fn send(
             return Err(failure.error());
         }
         let wake = Instant::now() + retrying.pause();
-        let in_time = wake < upload.sent_at.unwrap_or(record.started) + plan.rule.timeouts.total;
+        let in_time = wake < upload.sent_at.unwrap_or(record.started) + plan.timeouts.total
+            && plan.ends.is_none_or(|ends| wake < ends);
         match failure {
             // The server had closed the connection while it lay in the pool: the request was never looked at.
             Failure::Stale { unseen, .. } if (idempotent || unseen) && !fresh => {
@@ -295,8 +307,12 @@ async fn admit(
         }
         Entry::Later(waiting) => waiting,
     };
-    let due = (Instant::now() + limits.pending_timeout).min(record.started + plan.rule.timeouts.total);
+    let due = (Instant::now() + limits.pending_timeout).min(record.started + plan.timeouts.total);
+    let due = plan.ends.map_or(due, |ends| due.min(ends));
     x.client.timer.until(due, waiting).await.map_err(|_| {
+        if plan.has_ended() {
+            return ProxyError::DeadlineExceeded;
+        }
         group.refused_overloaded.fetch_add(1, Relaxed);
         ProxyError::UpstreamOverloaded
     })

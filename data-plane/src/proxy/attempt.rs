@@ -22,10 +22,11 @@ use crate::{
     body::{Sink, Source},
     error::ProxyError,
     forward::{self, Forwarded, Identity},
+    grpc,
     http1::{Framing, Version, write},
     http2::{self, Outgoing, Receiver, Sender},
     resolve::ConnectError,
-    snapshot::{Endpoint, Rule, WeightedBackend},
+    snapshot::{Endpoint, Rule, Timeouts, WeightedBackend},
     stream::Pressure,
     target::Target,
     timer::Timer,
@@ -45,6 +46,17 @@ pub struct Plan<'p> {
     pub strip: usize,
     /// The client asks for a WebSocket.
     pub upgrade: bool,
+    /// The rule's; the total time does not bound a call of gRPC.
+    pub timeouts: Timeouts,
+    /// When the caller no longer waits, if it said so.
+    pub ends: Option<Instant>,
+}
+
+impl Plan<'_> {
+    /// Whether the caller no longer waits.
+    pub fn has_ended(&self) -> bool {
+        self.ends.is_some_and(|ends| Instant::now() >= ends)
+    }
 }
 
 /// Why a try gave no answer.
@@ -91,7 +103,7 @@ pub async fn attempt(
     fresh: bool,
     retrying: &Retrying<'_>,
 ) -> Result<After, Failure> {
-    let timeouts = plan.rule.timeouts;
+    let timeouts = plan.timeouts;
     let pooled = if fresh || plan.upgrade { None } else { pool.reuse(record.started) };
     let Connection { mut link, address, reused } = match pooled {
         Some(connection) => connection,
@@ -100,6 +112,7 @@ pub async fn attempt(
             let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
             let due = Instant::now() + timeouts.connect;
             let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
+            let due = plan.ends.map_or(due, |ends| due.min(ends));
             match x.client.timer.until(due, pool.connect(plan.upgrade)).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
@@ -108,6 +121,7 @@ pub async fn attempt(
                         ConnectError::Io(_) => ProxyError::UpstreamConnect,
                     }
                 })?,
+                Err(_) if plan.has_ended() => return Err(ProxyError::DeadlineExceeded.into()),
                 Err(_) => return Err(ProxyError::UpstreamConnectTimeout.into()),
             }
         }
@@ -116,7 +130,13 @@ pub async fn attempt(
     x.upstream_out.clear();
     let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
-    let flow = Flow::begin(timeouts, record.started, try_started, !bodyless).with_client(&x.worker.shared.policy);
+    let flow = Flow::begin(timeouts, record.started, try_started, !bodyless)
+        .with_client(&x.worker.shared.policy)
+        .ending(plan.ends);
+    if let Some(ends) = plan.ends {
+        let left = ends.saturating_duration_since(Instant::now());
+        x.request.fields.set("grpc-timeout", grpc::timeout_text(left).as_bytes());
+    }
     flow.replayable.set(upload.can_replay());
     let silence = timeouts.total / 2;
     if timeouts.per_try.is_none()
@@ -144,6 +164,7 @@ pub async fn attempt(
                         response
                     }
                     Ok(Err(_)) => return Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen: true }),
+                    Err(_) if flow.has_ended() => return Err(ProxyError::DeadlineExceeded.into()),
                     Err(_) => return Err(ProxyError::UpstreamTimeout.into()),
                 };
                 (Source::Http2(Receiver::answer(response)), Sink::Http2(Sender::new(&outgoing, &pressure)))
@@ -172,6 +193,8 @@ pub async fn attempt(
         Outcome::Stop(Stop::TunnelBroken) => return Ok(After::Abort),
         Outcome::Stop(Stop::Refused(error)) => return Err(error.into()),
         Outcome::Expired if flow.tunnel.get() => return Ok(After::Abort),
+        // It says nothing of the upstream.
+        Outcome::Expired if flow.has_ended() => return Err(ProxyError::DeadlineExceeded.into()),
         Outcome::Expired if record.status != 0 && x.client.pressure.is_blocked() => {
             return Err(ProxyError::ClientStalled.into());
         }

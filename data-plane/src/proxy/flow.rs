@@ -27,6 +27,8 @@ pub struct Flow {
     body_timeout: Duration,
     /// How long the client may take nothing of its answer.
     write_timeout: Duration,
+    /// When all is over, whatever moves.
+    ends: Option<Instant>,
     /// When this try must have come further.
     deadline: Cell<Instant>,
     /// How far the request's body has come.
@@ -56,6 +58,7 @@ impl Flow {
             timeouts,
             body_timeout: timeouts.idle,
             write_timeout: timeouts.idle,
+            ends: None,
             deadline: Cell::new(started + timeouts.total),
             upload: Cell::new(UploadState::AwaitingUpstream),
             tunnel: Cell::new(false),
@@ -82,6 +85,17 @@ impl Flow {
         self
     }
 
+    /// The same with an end, if the client set one.
+    pub fn ending(mut self, ends: Option<Instant>) -> Self {
+        self.ends = ends;
+        self
+    }
+
+    /// Whether it is the client's own end that has come.
+    pub fn has_ended(&self) -> bool {
+        self.ends.is_some_and(|ends| Instant::now() >= ends)
+    }
+
     /// At that time is asked whether the endpoint hangs; as long as it does not, the deadline stays what it is now.
     pub fn watch_for_hang(&self, at: Instant) {
         let deadline = self.deadline.get();
@@ -93,7 +107,8 @@ impl Flow {
 
     /// When this try must have come further.
     pub fn deadline(&self) -> Instant {
-        self.deadline.get()
+        let deadline = self.deadline.get();
+        self.ends.map_or(deadline, |ends| deadline.min(ends))
     }
 
     /// The body of the request is on its way, and was for the first time at `first`: the upstream's time runs.
@@ -123,6 +138,9 @@ impl Flow {
     /// The deadline has passed. It moves on if one side took something meanwhile, or if whoever is waited for has more
     /// time than the other. False if the time is up.
     pub fn extend(&self, client: &Pressure, upstream: &Pressure, ask_again: impl Fn() -> Option<Instant>) -> bool {
+        if self.has_ended() {
+            return false;
+        }
         if let Some(deadline) = self.patient.take()
             && let Some(later) = ask_again()
         {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{After, Exchange, Record, response_plugins};
 use crate::{
-    body::Source,
+    body::{Sink, Source},
     client::Client,
     error::ProxyError,
     fields::Fields,
@@ -50,6 +50,19 @@ pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&
     }
     let answer = LocalResponse { status: error.status(), fields, body: error.body().into() };
     local(x, record, rule, answer).await
+}
+
+/// Ends an answer of which some was sent. A caller of gRPC is told why, in the trailers; nobody else can be.
+pub fn cut(x: &mut Exchange<'_, '_>, record: &Record, error: ProxyError) -> After {
+    let is_answer = record.status == 200 && x.response.fields.get("content-type").is_some_and(grpc::is_grpc);
+    if is_answer && matches!(x.client.output, Sink::Http2(_)) && error != ProxyError::ClientStalled {
+        let mut trailers = grpc::trailers_only(grpc::status(error), &error.message());
+        trailers.remove("content-type");
+        if x.client.output.end(Framing::UntilClose, &trailers).is_ok() {
+            return After::Close;
+        }
+    }
+    After::Abort
 }
 
 /// Answers without an upstream. The plugins of what matched see this answer like any other.

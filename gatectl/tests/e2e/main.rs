@@ -12,6 +12,7 @@ mod docs;
 mod drain;
 mod examples;
 mod forwarding;
+mod grpc;
 mod harness;
 mod http1;
 mod http2;

@@ -77,7 +77,7 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 32] = [
+const ERRORS: [ProxyError; 33] = [
     ProxyError::Misdirected,
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),
@@ -106,6 +106,7 @@ const ERRORS: [ProxyError; 32] = [
     ProxyError::UpstreamClosed,
     ProxyError::UpstreamProtocol,
     ProxyError::UpstreamTimeout,
+    ProxyError::DeadlineExceeded,
     ProxyError::CircuitOpen,
     ProxyError::UpstreamOverloaded,
     ProxyError::Overloaded,

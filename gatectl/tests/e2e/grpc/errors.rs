@@ -1,0 +1,73 @@
+//! What the gateway itself tells callers.
+
+use tonic::{Code, Request, transport::Endpoint};
+
+use super::{
+    interop::Caller,
+    service::{Note, frame},
+};
+use crate::harness::{Http2, Peer, body_of, reply, with_gateway, within};
+
+#[tokio::test]
+async fn errors_of_the_gateway_are_statuses_of_grpc() {
+    let peer = Peer::start().await;
+    let manifest = format!(
+        "backends:\n- {{name: dead, protocol: h2c, endpoints: [\"http://127.0.0.1:1\"]}}\n\
+         - {{name: silent, protocol: h2c, endpoints: [\"{}\"]}}\n\
+         plugins: []\n\
+         routes:\n- {{name: dead, path: /dead.Service, backend: dead}}\n\
+         - {{name: silent, path: /silent.Service, backend: silent, timeouts: {{total: 100ms, idle: 200ms}}}}\n",
+        peer.url()
+    );
+    with_gateway(&manifest, async |gateway| {
+        let endpoint = Endpoint::try_from(format!("http://{}", gateway.proxy_addr())).expect("a URL");
+        let caller = Caller::new(endpoint).await;
+        for (method, code) in [
+            ("/none.Service/Call", Code::Unimplemented),
+            ("/dead.Service/Call", Code::Unavailable),
+            ("/silent.Service/Call", Code::DeadlineExceeded),
+        ] {
+            let status = caller.unary(method, Request::new(Note::default())).await.expect_err("a status");
+            assert_eq!(status.code(), code, "{method}: {status:?}");
+            assert!(!status.message().is_empty());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_breaks_off_a_call_is_told_of_in_the_trailers() {
+    let mut peer = Peer::start().await;
+    let manifest = format!(
+        "backends: [{{name: b, protocol: h2c, endpoints: [\"{}\"]}}]\nroutes: [{{name: all, path: /, backend: b}}]\n",
+        peer.url()
+    );
+    with_gateway(&manifest, async |gateway| {
+        let mut client = Http2::connect(gateway.proxy_addr()).await;
+        for kind in ["application/grpc", "application/octet-stream"] {
+            let head = client.head("POST", "/a.Service/Call", &[("content-type", kind), ("te", "trailers")]);
+            let (response, mut up) = client.open(head, false).await;
+            up.send_data(frame(&Note::default()), false).expect("sends");
+            let mut asked = peer.next().await;
+            let mut down = asked.respond.send_response(reply(200, &[("content-type", kind)]), false).expect("sends");
+            down.send_data(frame(&Note::default()), false).expect("sends");
+            let mut body = within("a head", response).await.expect("a head").into_body();
+            let piece = within("a piece", body.data()).await.expect("a piece").expect("a piece");
+            assert_eq!(piece, frame(&Note::default()));
+            body.flow_control().release_capacity(piece.len()).expect("room");
+            down.send_reset(h2::Reason::INTERNAL_ERROR);
+            let ended = within("the end", body_of(&mut body)).await;
+            if kind == "application/grpc" {
+                let (rest, trailers) = ended.expect("an end in order");
+                assert_eq!((rest.len(), trailers.get("grpc-status").expect("a status")), (0, &"14".parse().expect("a value")));
+                // The upload is ended as well.
+                let end = std::future::poll_fn(|cx| up.poll_reset(cx));
+                assert_eq!(within("a reset", end).await.expect("a reason"), h2::Reason::NO_ERROR);
+            } else {
+                assert!(ended.expect_err("nobody can be told otherwise").is_reset());
+            }
+            drop(up);
+        }
+    })
+    .await;
+}
