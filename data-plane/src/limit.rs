@@ -141,7 +141,9 @@ impl Limit {
             Self::Connections => "503 `overloaded`, closed at once",
             Self::ConnectionsPerIp => "429 `too_many_connections`, closed at once",
             Self::TlsHandshakeTime => "closed",
-            Self::HeadTime => "408 `request_timeout`, by HTTP/2 GOAWAY `ENHANCE_YOUR_CALM`; closed without a word if not a byte of a first head came",
+            Self::HeadTime => {
+                "408 `request_timeout`, by HTTP/2 GOAWAY `ENHANCE_YOUR_CALM`; closed without a word if not a byte of a first head came"
+            }
             Self::HeadBytes | Self::HeadFields => "431 `headers_too_large`",
             Self::TargetBytes => "414 `uri_too_long`",
             Self::BodyBytes => "413 `body_too_large`",

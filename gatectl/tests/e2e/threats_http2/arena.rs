@@ -109,9 +109,7 @@ impl Arena {
     /// Returns when there are so many connections of clients.
     pub async fn connections(&self, number: usize) {
         let line = format!("\nrustygate_client_connections {number}\n");
-        let count = async {
-            while !Client::connect(self.admin).await.get("/metrics").await.text().contains(&line) {}
-        };
+        let count = async { while !Client::connect(self.admin).await.get("/metrics").await.text().contains(&line) {} };
         within(&format!("{number} connections"), count).await;
     }
 }

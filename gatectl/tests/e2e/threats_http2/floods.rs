@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use super::{
     arena::Arena,
     frames::{
-        Attacker, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Fate, HEADERS, PING, PRIORITY, SETTINGS,
-        frame, headers, literal, request, window_update,
+        Attacker, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Fate, HEADERS, PING, PRIORITY,
+        SETTINGS, frame, headers, literal, request, window_update,
     },
 };
 

@@ -198,7 +198,8 @@ impl Attacker {
         let (read, write) = tokio::io::split(stream);
         let (sender, frames) = mpsc::unbounded_channel();
         let reader = Some(tokio::spawn(read_frames(read, sender)));
-        let mut attacker = Self { write: Box::new(write), frames, reader, goaway: 0, answers: 0, refused: 0, stream: 1 };
+        let mut attacker =
+            Self { write: Box::new(write), frames, reader, goaway: 0, answers: 0, refused: 0, stream: 1 };
         assert!(attacker.send([PREFACE, settings].concat()).await);
         attacker
     }

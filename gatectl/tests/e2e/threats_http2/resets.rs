@@ -41,7 +41,8 @@ async fn requests_that_are_reset_when_they_wait_at_the_upstream_end_their_connec
             let first = attacker.stream;
             attacker.flood(WAVE, |stream| headers(stream, true, request("GET", "/hold"))).await;
             held.open(WAVE).await;
-            let resets: Vec<u8> = (first..attacker.stream).step_by(2).flat_map(|stream| reset(stream, CANCEL)).collect();
+            let resets: Vec<u8> =
+                (first..attacker.stream).step_by(2).flat_map(|stream| reset(stream, CANCEL)).collect();
             assert!(attacker.send(resets).await);
             held.open(0).await;
         }

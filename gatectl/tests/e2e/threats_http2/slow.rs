@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{
     arena::Arena,
     frames::{
-        Attacker, CONTINUATION, DATA, ENHANCE_YOUR_CALM, Fate, HEADERS, PING, SETTINGS, frame, headers, literal, request, window,
+        Attacker, CONTINUATION, DATA, ENHANCE_YOUR_CALM, Fate, HEADERS, PING, SETTINGS, frame, headers, literal,
+        request, window,
     },
 };
 use crate::harness::{Wire, within};
@@ -46,7 +47,10 @@ async fn who_takes_forever_is_cut_off() {
             attacker.send(headers(hold, true, request("GET", "/hold"))).await;
             let stream = attacker.open();
             attacker.send(frame(HEADERS, 1, stream, request("GET", "/"))).await;
-            assert_eq!(drip(&mut attacker, &frame(CONTINUATION, 0, stream, literal("a", "b"))).await, ENHANCE_YOUR_CALM);
+            assert_eq!(
+                drip(&mut attacker, &frame(CONTINUATION, 0, stream, literal("a", "b"))).await,
+                ENHANCE_YOUR_CALM
+            );
         };
         let body = async {
             let mut attacker = Attacker::connect(addr).await;

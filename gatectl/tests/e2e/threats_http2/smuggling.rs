@@ -63,13 +63,15 @@ async fn what_http1_would_read_otherwise_is_refused() {
             ("a length without a body", with(&[("content-length", "5")])),
             ("host differs", with(&[("host", "b")])),
             ("host differs by a port", with(&[("host", "a:80")])),
-            ("two hosts without authority", block(&[
-                (":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "a"), ("host", "b"),
-            ])),
+            (
+                "two hosts without authority",
+                block(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "a"), ("host", "b")]),
+            ),
             ("no authority and no host", block(&[(":method", "GET"), (":scheme", "http"), (":path", "/")])),
-            ("a pseudo-field behind a field", block(&[
-                (":method", "GET"), (":scheme", "http"), (":authority", "a"), ("x", "y"), (":path", "/"),
-            ])),
+            (
+                "a pseudo-field behind a field",
+                block(&[(":method", "GET"), (":scheme", "http"), (":authority", "a"), ("x", "y"), (":path", "/")]),
+            ),
             ("two paths", [request("GET", "/"), block(&[(":path", "/smuggled")])].concat()),
             ("two methods", [block(&[(":method", "GET")]), request("POST", "/")].concat()),
             ("two authorities", [request("GET", "/"), block(&[(":authority", "b")])].concat()),
@@ -229,7 +231,9 @@ async fn a_nomination_that_is_no_text_reaches_no_upstream_by_http2() {
     );
     with_gateway(&front, async |gateway: &mut Gateway| {
         let mut canary = Client::connect(gateway.proxy_addr()).await;
-        for line in [&b"Connection: \xff\xfe"[..], b"Connection: close, \xff\xfe", b"X-A: \xff\xfe", b"Keep-Alive: \xff"] {
+        for line in
+            [&b"Connection: \xff\xfe"[..], b"Connection: close, \xff\xfe", b"X-A: \xff\xfe", b"Keep-Alive: \xff"]
+        {
             let mut client = Client::connect(gateway.proxy_addr()).await;
             client.send(&[b"GET /odd HTTP/1.1\r\nHost: a\r\n", line, b"\r\n\r\n"].concat()).await;
             let response = client.response(false).await;

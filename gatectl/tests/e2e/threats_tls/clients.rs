@@ -168,12 +168,32 @@ async fn a_hello_that_is_large_or_none_is_refused() {
         ("plain text", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec()),
         ("HTTP/2 in the clear", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
     ] {
-        println!("{what}");
         let answer = crate::harness::raw(house.addr, &bytes).await;
         assert!(answer.len() < 100 && !answer.starts_with(b"HTTP"), "{what}: {answer:?}");
+        // Who is not told was not refused: something broke.
+        let told = answer.first() == Some(&21);
+        println!("{what}: {told}");
+        assert!(told || matches!(what, "200 KiB" | "alerts"), "{what}: no alert");
         house.serves().await;
     }
     assert_eq!(house.witness.requests().len(), 8, "no attack reached the upstream");
+    house.gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn garbage_in_a_session_ends_it_with_an_alert() {
+    let house = House::start(|_| String::new()).await;
+    for protocol in ["http/1.1", "h2"] {
+        let config = house.authority.client(None, protocol);
+        let client = Tls::connect(house.addr, config, PUBLIC).await.expect("a handshake");
+        let (mut tcp, _session) = client.0.into_inner();
+        tcp.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat()).await.expect("sends");
+        let mut answer = Vec::new();
+        // What comes after the tickets is the alert, as a record of data is.
+        let _ = within("an end", tcp.read_to_end(&mut answer)).await;
+        assert!(!answer.is_empty(), "{protocol}");
+        house.serves().await;
+    }
     house.gateway.shutdown().await;
 }
 
@@ -207,9 +227,11 @@ async fn a_handshake_has_its_time() {
     };
     let slow = async {
         let mut tcp = TcpStream::connect(addr).await.expect("connects");
-        within("an end", async { while tcp.write_all(&[22, 3, 1, 0, 1, 1][..1]).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }})
+        within("an end", async {
+            while tcp.write_all(&[22, 3, 1, 0, 1, 1][..1]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
         .await;
     };
     tokio::join!(silent, half, slow, house.serves());
@@ -225,7 +247,9 @@ async fn a_request_for_another_host_than_the_handshake_is_misdirected() {
     let house = House::start(|_| String::new()).await;
     let mut client = house.client(PUBLIC).await;
     // Each request is looked at, not the first alone.
-    for (host, status) in [(PUBLIC, 200), (SECRET, 421), (PUBLIC, 200), ("SECRET.example.", 421), ("secret.example:443", 421)] {
+    for (host, status) in
+        [(PUBLIC, 200), (SECRET, 421), (PUBLIC, 200), ("SECRET.example.", 421), ("secret.example:443", 421)]
+    {
         assert_eq!(client.get(host, "").await.0, status, "{host}");
     }
     assert_eq!(house.witness.requests().len(), 2);

@@ -121,7 +121,12 @@ async fn an_answer_that_was_cut_is_not_taken_for_a_whole_one() {
         ("until close, cut", "HTTP/1.1 200 OK\r\n\r\nsome of it", false, false),
         ("of a length, cut", "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome of it", false, false),
         ("in chunks, cut", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nA\r\nsome of it\r\n", false, false),
-        ("in chunks, whole", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nA\r\nsome of it\r\n0\r\n\r\n", false, true),
+        (
+            "in chunks, whole",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nA\r\nsome of it\r\n0\r\n\r\n",
+            false,
+            true,
+        ),
     ] {
         let server = Server::start(certificate.server(), answer, in_order).await;
         with_gateway(&manifest(&server.url, &authority, ""), async |gateway: &mut Gateway| {
