@@ -140,14 +140,21 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         connection.graceful_shutdown();
         (closing, idle_since) = (true, None);
     };
-    while let Some((request, respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
-        let open = Open::begin(worker, &shared, respond.stream_id().into());
+    while let Some((request, mut respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
+        let mut open = Open::begin(worker, &shared, respond.stream_id().into());
         // Here, not in the task: in the form that it came in a head may be much larger, and many wait for their turn.
         let (parts, body) = request.into_parts();
         let mut scratch = worker.lend();
         let read = head::read_request(&mut scratch.request, &parts, body.is_end_stream());
         let read = read.and_then(|()| within_bounds(&scratch.request, policy));
         drop(parts);
+        if read.is_ok() && !open.has_room(scratch.request.fields.bytes()) {
+            worker.count_limit(Some(Limit::HeadsBytes));
+            // Says that nothing was done: it can be sent again.
+            respond.send_reset(Reason::REFUSED_STREAM);
+            worker.give_back(scratch);
+            continue;
+        }
         let served = serve_stream(open, Rc::clone(&peer), Rc::clone(listener), scratch, read, body, respond);
         tokio::task::spawn_local(served);
     }
@@ -218,7 +225,7 @@ fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
 
 /// Serves one request, whose head was read.
 async fn serve_stream(
-    mut open: Open,
+    open: Open,
     peer: Rc<Peer>,
     listener: Rc<str>,
     mut scratch: Box<Scratch>,
@@ -253,14 +260,6 @@ async fn serve_stream(
         upstream_out: &mut scratch.upstream_out,
     };
     let after = match read {
-        Ok(()) if !open.has_room(exchange.request.fields.bytes()) => {
-            worker.count_limit(Some(Limit::HeadsBytes));
-            drop(client);
-            // Says that nothing was done: it can be sent again.
-            outgoing.borrow_mut().reset(Reason::REFUSED_STREAM);
-            worker.give_back(scratch);
-            return;
-        }
         Ok(()) => proxy::serve(exchange).await,
         Err(error) => proxy::refuse(exchange, ProxyError::BadHead(error)).await,
     };

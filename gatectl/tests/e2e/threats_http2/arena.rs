@@ -25,7 +25,7 @@ const GROWTH_KIB: u64 = 64 << 10;
 
 /// How much later a bystander may be answered: so many times what was usual, and so much.
 const SLOWER: u32 = 20;
-const LATER: Duration = Duration::from_millis(500);
+const LATER: Duration = Duration::from_secs(1);
 
 /// How long an attack goes on, and how often it is begun.
 const ATTACK_TIME: Duration = Duration::from_millis(500);
