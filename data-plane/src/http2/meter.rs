@@ -115,7 +115,14 @@ impl Metered {
             last: 0,
             bodies: Vec::new(),
         };
-        let meter = Rc::new(Meter {
+        let meter = Rc::new(Meter::new(frames));
+        (Self { stream, meter: Rc::clone(&meter), drained: None }, meter)
+    }
+}
+
+impl Meter {
+    fn new(frames: Frames) -> Self {
+        Self {
             frames: RefCell::new(frames),
             free: Cell::new(FREE_FRAMES),
             free_since: Cell::new(Instant::now()),
@@ -125,12 +132,9 @@ impl Metered {
             turn: Cell::new(0),
             lingers: Cell::new(true),
             ended: Cell::new(false),
-        });
-        (Self { stream, meter: Rc::clone(&meter), drained: None }, meter)
+        }
     }
-}
 
-impl Meter {
     /// The bound that the client does not keep; nothing more is read then.
     pub fn exceeded(&self) -> Option<Limit> {
         self.exceeded.get()
@@ -335,5 +339,75 @@ impl AsyncWrite for Metered {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter() -> Meter {
+        let frames = Frames {
+            head: [0; FRAME_HEAD_BYTES],
+            head_bytes: 0,
+            payload: 0,
+            kind: DATA,
+            section_open: false,
+            section_trails: false,
+            last: 0,
+            bodies: Vec::new(),
+        };
+        Meter::new(frames)
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).expect("a length").to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), &vec![0; payload]].concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_are_paid_for_by_time_by_requests_and_by_what_was_sent() {
+        const PING: u8 = 6;
+        let (meter, ping) = (meter(), frame(PING, 0, 0, 8));
+        let pings = |times: u32| (0..times).for_each(|_| meter.read(&ping));
+        pings(FREE_FRAMES);
+        meter.wrote(BYTES_PER_FRAME);
+        pings(1);
+        meter.read(&frame(HEADERS, END_HEADERS | END_STREAM, 1, 5));
+        pings(FRAMES_PER_REQUEST);
+        assert_eq!(meter.exceeded(), None);
+        tokio::time::advance(FREE_EVERY).await;
+        pings(FREE_FRAMES);
+        assert_eq!(meter.exceeded(), None);
+        pings(1);
+        assert_eq!(meter.exceeded(), Some(Limit::Frames));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_under_way_from_its_first_byte_to_its_last_in_any_pieces() {
+        let bytes = [frame(HEADERS, END_STREAM, 1, 5), frame(CONTINUATION, END_HEADERS, 1, 5)].concat();
+        for size in 1..bytes.len() {
+            let meter = meter();
+            let (last, rest) = bytes.split_last().expect("bytes");
+            rest.chunks(size).for_each(|piece| meter.read(piece));
+            assert!(meter.head_since().is_some());
+            meter.read(&[*last]);
+            assert!(meter.head_since().is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trailers_count_until_their_request_is_over() {
+        let meter = meter();
+        let trailers = |stream| {
+            meter.read(&frame(HEADERS, END_HEADERS, stream, 5));
+            meter.read(&frame(HEADERS, END_HEADERS | END_STREAM, stream, TRAILER_BYTES_MAX));
+        };
+        trailers(1);
+        meter.forget(1);
+        trailers(3);
+        assert_eq!(meter.exceeded(), None);
+        trailers(5);
+        assert_eq!(meter.exceeded(), Some(Limit::TrailerBytes));
     }
 }

@@ -173,22 +173,9 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
             worker.give_back(scratch);
             continue;
         }
-        let (peer, listener) = (Rc::clone(&peer), Rc::clone(listener));
-        tokio::task::spawn_local(serve_stream(Job { peer, listener, open, scratch, read, body, respond }));
+        let served = serve_stream(open, Rc::clone(&peer), Rc::clone(listener), scratch, read, body, respond);
+        tokio::task::spawn_local(served);
     }
-}
-
-/// A request on its way to the task that serves it.
-#[derive(Debug)]
-struct Job {
-    peer: Rc<Peer>,
-    listener: Rc<str>,
-    open: Open,
-    scratch: Box<Scratch>,
-    /// Whether the head that is in there is a good one.
-    read: Result<(), HeadError>,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
 }
 
 impl Shared {
@@ -256,8 +243,15 @@ fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
 }
 
 /// Serves one request, whose head was read.
-async fn serve_stream(job: Job) {
-    let Job { peer, listener, open, mut scratch, read, body, respond } = job;
+async fn serve_stream(
+    open: Open,
+    peer: Rc<Peer>,
+    listener: Rc<str>,
+    mut scratch: Box<Scratch>,
+    read: Result<(), HeadError>,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+) {
     let worker = Rc::clone(&open.worker);
     let length = match scratch.request.framing {
         Framing::Length(length) => Some(length),

@@ -53,6 +53,8 @@ pub struct Session {
     established: bool,
     /// The other side said that it sends no more.
     peer_closed: bool,
+    /// Something was wrong, and the other side told: rustls is not asked again.
+    failed: bool,
 }
 
 enum Side {
@@ -107,6 +109,7 @@ impl Session {
             outgoing: BytesMut::new(),
             established: false,
             peer_closed: false,
+            failed: false,
         }
     }
 
@@ -303,6 +306,9 @@ impl Session {
 
     /// Uses what came, decrypting into `plain` (or what is kept for later), and encrypts what is to be written.
     fn advance(&mut self, plain: Option<&mut BytesMut>, mut write: Option<Write<'_>>) -> io::Result<()> {
+        if self.failed {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         let plain = plain.unwrap_or(&mut self.plain);
         loop {
             let (discard, step) = match &mut self.side {
@@ -327,6 +333,7 @@ impl Session {
                     }
                 }
                 Err(error) => {
+                    self.failed = true;
                     self.tell();
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }

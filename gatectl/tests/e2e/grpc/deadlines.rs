@@ -17,7 +17,12 @@ fn manifest(url: &str, timeouts: &str) -> String {
 }
 
 /// Begins a call and sends one message.
-async fn call(client: &mut Http2, method: &str, timeout: Option<&str>, note: &Note) -> (ResponseFuture, SendStream<Bytes>) {
+async fn call(
+    client: &mut Http2,
+    method: &str,
+    timeout: Option<&str>,
+    note: &Note,
+) -> (ResponseFuture, SendStream<Bytes>) {
     let mut headers = vec![("content-type", "application/grpc"), ("te", "trailers")];
     headers.extend(timeout.map(|timeout| ("grpc-timeout", timeout)));
     let head = client.head("POST", &format!("{}{method}", super::service::NAME), &headers);

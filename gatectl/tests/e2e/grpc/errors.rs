@@ -59,7 +59,10 @@ async fn an_upstream_that_breaks_off_a_call_is_told_of_in_the_trailers() {
             let ended = within("the end", body_of(&mut body)).await;
             if kind == "application/grpc" {
                 let (rest, trailers) = ended.expect("an end in order");
-                assert_eq!((rest.len(), trailers.get("grpc-status").expect("a status")), (0, &"14".parse().expect("a value")));
+                assert_eq!(
+                    (rest.len(), trailers.get("grpc-status").expect("a status")),
+                    (0, &"14".parse().expect("a value"))
+                );
                 // The upload is ended as well.
                 let end = std::future::poll_fn(|cx| up.poll_reset(cx));
                 assert_eq!(within("a reset", end).await.expect("a reason"), h2::Reason::NO_ERROR);

@@ -210,7 +210,8 @@ async fn every_case_of_the_interoperability_tests_passes_with_tls_and_without() 
             service.url
         );
         let gateway = Gateway::builder().manifest(&manifest).start().await;
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem)).domain_name("gate.example");
+        let tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem)).domain_name("gate.example");
         let secured = Endpoint::try_from(format!("https://127.0.0.1:{secure}")).expect("a URL");
         let secured = secured.origin("https://gate.example".parse().expect("a URL")).tls_config(tls).expect("TLS");
         let in_the_clear = Endpoint::try_from(format!("http://127.0.0.1:{plain}")).expect("a URL");

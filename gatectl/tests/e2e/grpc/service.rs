@@ -144,11 +144,7 @@ async fn serve(mut asked: Asked, log: Log) {
     }
 }
 
-async fn answer(
-    method: &str,
-    up: &mut RecvStream,
-    down: &mut SendStream<Bytes>,
-) -> Result<(i32, String), h2::Error> {
+async fn answer(method: &str, up: &mut RecvStream, down: &mut SendStream<Bytes>) -> Result<(i32, String), h2::Error> {
     let mut reader = Reader { stream: up, buffer: Vec::new() };
     let mut total = 0;
     while let Some(note) = reader.next().await? {

@@ -90,6 +90,8 @@ async fn who_never_reads_is_cut_off() {
         let mut attacker = Attacker::deaf(addr, &window(0x7fff_ffff)).await;
         attacker.flood(100, |stream| headers(stream, true, request("GET", "/large"))).await;
         deaf.borrow_mut().push(attacker);
+        // As long as the attack goes on: another would only be more of the same.
+        tokio::time::sleep(Duration::from_millis(600)).await;
     };
     arena.survives(attack).await;
     arena.connections(0).await;

@@ -126,10 +126,13 @@ fn records(hello: &[u8], bytes: usize) -> Vec<Vec<u8>> {
     hello[5..].chunks(bytes).map(record).collect()
 }
 
+/// What it is called, and the pieces that bytes are sent in.
+type Way = (&'static str, fn(&[u8]) -> Vec<Vec<u8>>);
+
 #[tokio::test]
 async fn a_hello_in_any_pieces_is_read_or_refused() {
     let house = House::start(|_| String::new()).await;
-    let ways: [(&str, fn(&[u8]) -> Vec<Vec<u8>>); 4] = [
+    let ways: [Way; 4] = [
         ("segments of a byte", |hello| hello.chunks(1).map(<[u8]>::to_vec).collect()),
         ("records of a byte", |hello| records(hello, 1)),
         ("records of a byte in one segment", |hello| vec![records(hello, 1).concat()]),
@@ -168,12 +171,32 @@ async fn a_hello_that_is_large_or_none_is_refused() {
         ("plain text", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec()),
         ("HTTP/2 in the clear", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
     ] {
-        println!("{what}");
         let answer = crate::harness::raw(house.addr, &bytes).await;
         assert!(answer.len() < 100 && !answer.starts_with(b"HTTP"), "{what}: {answer:?}");
+        // Who is not told was not refused: something broke.
+        let told = answer.first() == Some(&21);
+        println!("{what}: {told}");
+        assert!(told || matches!(what, "200 KiB" | "alerts"), "{what}: no alert");
         house.serves().await;
     }
     assert_eq!(house.witness.requests().len(), 8, "no attack reached the upstream");
+    house.gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn garbage_in_a_session_ends_it_with_an_alert() {
+    let house = House::start(|_| String::new()).await;
+    for protocol in ["http/1.1", "h2"] {
+        let config = house.authority.client(None, protocol);
+        let client = Tls::connect(house.addr, config, PUBLIC).await.expect("a handshake");
+        let (mut tcp, _session) = client.0.into_inner();
+        tcp.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat()).await.expect("sends");
+        let mut answer = Vec::new();
+        // What comes after the tickets is the alert, as a record of data is.
+        let _ = within("an end", tcp.read_to_end(&mut answer)).await;
+        assert!(!answer.is_empty(), "{protocol}");
+        house.serves().await;
+    }
     house.gateway.shutdown().await;
 }
 
