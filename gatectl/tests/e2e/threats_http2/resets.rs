@@ -15,6 +15,9 @@ const MANY: usize = 20_000;
 /// The most requests of such a connection that may reach an upstream: those at a time, and those that may fail.
 const STARTED_MAX: usize = 300;
 
+/// What it is called, and the frames of it for a stream.
+type Way<'a> = (&'a str, &'a dyn Fn(u32) -> Vec<u8>);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_are_reset_at_once_end_their_connection() {
     let mut arena = Arena::start(&[]).await;
