@@ -49,7 +49,7 @@ fn route_yaml(route: usize, backend: usize) -> String {
 
 fn parse(yaml: String) -> Vec<wire::Change> {
     let document = wire::Document { file: "bench.yaml".to_owned(), yaml };
-    let parsed = manifest::parse(&[document]);
+    let parsed = manifest::parse(vec![document]);
     parsed.resources.iter().map(change).collect()
 }
 
@@ -243,7 +243,11 @@ fn yaml_parse(criterion: &mut Criterion) {
         let documents = [wire::Document { file: "bench.yaml".to_owned(), yaml: yaml(size) }];
         group.throughput(Throughput::Bytes(documents[0].yaml.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            bencher.iter_with_large_drop(|| manifest::parse(black_box(&documents)));
+            bencher.iter_batched(
+                || documents.to_vec(),
+                |documents| manifest::parse(black_box(documents)),
+                BatchSize::PerIteration,
+            );
         });
     }
     group.finish();

@@ -139,7 +139,7 @@ impl Applier {
         check_len("documents", request.documents.len(), DOCUMENTS_MAX)?;
         check_len("contents", request.contents.len(), CONTENTS_MAX)?;
         let wire::ApplyRequest { documents, owner, prune, contents, .. } = request;
-        let mut parsed = blocking(move || manifest::parse_with(&documents, contents)).await?;
+        let mut parsed = blocking(move || manifest::parse_with(documents, contents)).await?;
         let resources = parsed.resources.clone();
         if parsed.faults.is_empty() {
             let mut response = self.apply_resources(resources, owner, prune, options).await?;

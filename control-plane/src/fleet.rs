@@ -17,13 +17,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{apply::now_ms, telemetry::Metrics};
+use crate::{apply::now_ms, codes, telemetry::Metrics};
 
 const NODE_ID_BYTES_MAX: usize = 255;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 const FAULTS_MAX: usize = 100;
 const FAULT_TEXT_BYTES_MAX: usize = 2_048;
+const UNHEALTHY_MAX: usize = 1_000;
+const ENDPOINT_BYTES_MAX: usize = 512;
 
 /// How many proxies that are gone are still listed.
 const GONE_MAX: usize = 1_000;
@@ -31,9 +33,6 @@ const GONE_MAX: usize = 1_000;
 /// So many replacements in so much time are no accident.
 const REPLACEMENTS_MAX: usize = 3;
 const REPLACEMENTS_WINDOW: Duration = Duration::from_secs(60);
-
-/// Proxies that share a node id.
-const SHARED_NODE_ID: &str = "RG0403";
 
 /// A waiter looks again no sooner than this, however fast proxies answer.
 const WAIT_PAUSE: Duration = Duration::from_millis(2);
@@ -225,6 +224,19 @@ impl Session {
         self.fleet.changed.send_replace(());
     }
 
+    /// It said which endpoints are unhealthy.
+    pub fn reported(&self, mut report: wire::HealthReport) {
+        let omitted = report.unhealthy.len().saturating_sub(UNHEALTHY_MAX);
+        report.unhealthy.truncate(UNHEALTHY_MAX);
+        report.omitted = report.omitted.saturating_add(u32::try_from(omitted).unwrap_or(u32::MAX));
+        for health in &mut report.unhealthy {
+            for text in [&mut health.backend, &mut health.endpoint] {
+                text.truncate(text.floor_char_boundary(ENDPOINT_BYTES_MAX));
+            }
+        }
+        self.update(|proxy| proxy.health = Some(report));
+    }
+
     fn update(&self, change: impl FnOnce(&mut wire::Proxy)) {
         let mut members = self.fleet.members();
         if let Some(member) = members.by_node_id.get_mut(&self.node_id).filter(|member| member.session == self.id) {
@@ -240,6 +252,7 @@ impl Drop for Session {
         let mine = |member: &&mut Member| member.session == self.id;
         let Some(member) = members.by_node_id.get_mut(&self.node_id).filter(mine) else { return };
         member.proxy.connected = false;
+        member.proxy.health = None;
         members.connected -= 1;
         if members.by_node_id.len() - members.connected > GONE_MAX {
             let gone = members.by_node_id.values().filter(|member| !member.proxy.connected);
@@ -260,7 +273,7 @@ impl Member {
         let recent = self.replacements.iter().filter(|at| at.elapsed() < REPLACEMENTS_WINDOW).count();
         if recent >= REPLACEMENTS_MAX {
             proxy.faults.push(wire::Fault {
-                code: SHARED_NODE_ID.into(),
+                code: codes::SHARED_NODE_ID.into(),
                 message: format!(
                     "more than one proxy uses the node id {:?}: each closes the other's stream ({recent} times in the \
                      last minute)",

@@ -9,6 +9,7 @@ pub mod api;
 pub mod app;
 pub mod apply;
 pub mod auth;
+pub mod codes;
 pub mod discovery;
 pub mod fleet;
 pub mod manifest;

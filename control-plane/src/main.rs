@@ -1,5 +1,7 @@
 //! The control plane's process: arguments in, signals heard, everything else in the library.
 
+use std::process::ExitCode;
+
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use rustygate_control_plane::{app, auth, settings::Settings, telemetry};
@@ -49,8 +51,17 @@ enum RoleName {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", told(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         None => serve(cli.settings).await,
         Some(Command::Token(TokenCommand::Create { role, name })) => {
@@ -77,4 +88,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     running.shutdown().await;
     Ok(())
+}
+
+/// The error and its causes, for whoever starts the program; a backtrace would not be for them. Many an error names its
+/// cause itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

@@ -84,7 +84,7 @@ struct Origin {
 
 /// Parses documents that refer to nothing outside.
 #[must_use]
-pub fn parse(documents: &[wire::Document]) -> Parsed {
+pub fn parse(documents: Vec<wire::Document>) -> Parsed {
     parse_with(documents, Vec::new())
 }
 
@@ -103,16 +103,25 @@ pub fn references(documents: &[wire::Document]) -> Vec<Reference> {
 
 /// Parses documents, together one input. What has a fault is left out, and reading goes on.
 #[must_use]
-pub fn parse_with(documents: &[wire::Document], contents: Vec<wire::Content>) -> Parsed {
+pub fn parse_with(documents: Vec<wire::Document>, contents: Vec<wire::Content>) -> Parsed {
     let mut faults = Faults::new(contents);
-    let parsed = read_all(documents, &mut faults);
-    let shown = if parsed.documents.is_empty() { &[] } else { documents };
-    parsed.refused(faults.finish(shown))
+    let mut parsed = read_all(&documents, &mut faults);
+    // The lines of an input that is too large are not worth looking at.
+    let is_shown = input_bytes(&documents) <= INPUT_BYTES_MAX;
+    let faults = faults.finish(if is_shown { &documents } else { &[] });
+    if is_shown {
+        parsed.documents = documents;
+    }
+    parsed.refused(faults)
+}
+
+fn input_bytes(documents: &[wire::Document]) -> usize {
+    documents.iter().map(|document| document.yaml.len()).fold(0, usize::saturating_add)
 }
 
 fn read_all(documents: &[wire::Document], faults: &mut Faults) -> Parsed {
     let mut parsed = Parsed { complete: true, ..Parsed::default() };
-    let bytes = documents.iter().map(|document| document.yaml.len()).fold(0, usize::saturating_add);
+    let bytes = input_bytes(documents);
     if bytes > INPUT_BYTES_MAX {
         let message = format!("the input has {bytes} bytes, more than {INPUT_BYTES_MAX}");
         faults.add(TOO_LARGE, Span::START, message, "apply it in parts");
@@ -152,7 +161,6 @@ fn read_all(documents: &[wire::Document], faults: &mut Faults) -> Parsed {
             break;
         }
     }
-    parsed.documents = documents.to_vec();
     parsed.complete &= !faults.is_full();
     parsed
 }

@@ -36,7 +36,7 @@ const KEY_FILE_BYTES_MAX: u64 = 4096;
 const FORMAT: u8 = 1;
 
 /// There is no secrets key.
-const NO_KEY: &str = "RG0411";
+const NO_KEY: &str = crate::codes::NO_KEY;
 
 /// Why there is no secrets key, or not the right one.
 #[derive(Debug, thiserror::Error)]

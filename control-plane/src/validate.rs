@@ -27,7 +27,7 @@ pub struct Valid {
 ///
 /// # Errors
 /// Every fault, in the order of the input.
-pub fn check(documents: &[wire::Document], contents: Vec<wire::Content>) -> Result<Valid, Vec<wire::Fault>> {
+pub fn check(documents: Vec<wire::Document>, contents: Vec<wire::Content>) -> Result<Valid, Vec<wire::Fault>> {
     let mut parsed = manifest::parse_with(documents, contents);
     let mut changes: Vec<wire::Change> = parsed.resources.iter().filter_map(change).collect();
     changes.extend(stand_ins(&parsed.broken));

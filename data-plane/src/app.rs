@@ -24,7 +24,7 @@ use crate::{
     admin::Admin,
     disk::OpenError,
     forward::TrustedProxies,
-    health::{self, Health},
+    health::{self, Health, HealthCollector},
     limit::PerIp,
     publish::Publisher,
     resolve::{Lookup, NameCollector, Names, Resolver},
@@ -159,12 +159,13 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let health = Arc::new(Health::default());
     let names = Arc::new(Names::default());
     registry.register_collector(Box::new(NameCollector(Arc::clone(&names))));
+    registry.register_collector(Box::new(HealthCollector(Arc::clone(&health))));
 
     let background = Background(Some(background_runtime()?));
     let handle = background.handle();
     let opening = handle.spawn_blocking(move || (Sync::open(config, &mut registry), registry));
     let (sync, registry) = opening.await.map_err(io::Error::other)?;
-    let sync = sync?;
+    let sync = sync?.reporting(health.reports());
     let address = settings.admin_listen;
     let admin_listener = handle.spawn(TcpListener::bind(address)).await.map_err(io::Error::other)?;
     let admin_listener = admin_listener.map_err(|source| StartError::Admin { address, source })?;

@@ -124,6 +124,14 @@ impl Source<'_> {
         }
     }
 
+    /// The same, to take some away.
+    pub fn trailers_mut(&mut self) -> &mut Fields {
+        match self {
+            Self::Http1 { reader, .. } => &mut reader.trailers,
+            Self::Http2(receiver) => receiver.trailers_mut(),
+        }
+    }
+
     /// What came behind the body; empty until its end.
     pub fn trailers(&self) -> &Fields {
         match self {

@@ -52,6 +52,10 @@ pub enum ProxyError {
     UpstreamProtocol,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// As many requests to the backend are under way, and as many wait, as its limits have it.
+    CircuitOpen,
+    /// As many requests to the backend are under way as its limits have it, and the request's turn did not come in time.
+    UpstreamOverloaded,
     /// The gateway has as many connections as it may.
     Overloaded,
     /// The gateway has as many connections from the client's address as it may.
@@ -75,7 +79,12 @@ impl ProxyError {
             Self::TooManyConnections => 429,
             Self::ClientGone | Self::ClientStalled => 499,
             Self::NoRoute => 404,
-            Self::NotReady | Self::NoEndpoint | Self::NoAddress | Self::Overloaded => 503,
+            Self::NotReady
+            | Self::NoEndpoint
+            | Self::NoAddress
+            | Self::CircuitOpen
+            | Self::UpstreamOverloaded
+            | Self::Overloaded => 503,
             Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
             Self::UpstreamConnectTimeout | Self::UpstreamTimeout => 504,
         }
@@ -115,6 +124,8 @@ impl ProxyError {
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::CircuitOpen => "circuit_open",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::Overloaded => "overloaded",
             Self::TooManyConnections => "too_many_connections",
         }
@@ -137,10 +148,18 @@ impl ProxyError {
         })
     }
 
-    /// Whether nothing was sent to an upstream, so that any request may be tried again.
+    /// Whether it says something about the endpoint that was tried.
     #[must_use]
-    pub fn before_sending(self) -> bool {
-        matches!(self, Self::NoAddress | Self::UpstreamConnect | Self::UpstreamConnectTimeout)
+    pub fn is_upstream_failure(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamConnect
+                | Self::UpstreamConnectTimeout
+                | Self::NoAddress
+                | Self::UpstreamClosed
+                | Self::UpstreamProtocol
+                | Self::UpstreamTimeout
+        )
     }
 
     /// One sentence for the client.
@@ -167,6 +186,7 @@ impl ProxyError {
             Self::UpstreamClosed => "the service closed the connection before it answered".into(),
             Self::UpstreamProtocol => "the service sent an invalid answer".into(),
             Self::UpstreamTimeout => "the service did not answer in time".into(),
+            Self::CircuitOpen | Self::UpstreamOverloaded => "the service has as many requests as it may".into(),
             Self::Overloaded => "the gateway has too many connections".into(),
             Self::TooManyConnections => "the gateway has too many connections from this address".into(),
         }

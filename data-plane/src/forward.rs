@@ -255,7 +255,7 @@ fn response_fate(name: &str) -> Fate {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.as_bytes().first().map(u8::to_ascii_lowercase) {
         Some(b'c') => {
-            if is("connection") || is("content-length") {
+            if is("connection") || alias_is(name, "content-length") {
                 Fate::Drop
             } else if alias_begins(name, "content-") || is("cache-control") {
                 Fate::Protected
@@ -266,7 +266,7 @@ fn response_fate(name: &str) -> Fate {
         Some(b'k') if is("keep-alive") => Fate::Drop,
         Some(b'p') if is("proxy-connection") || is("proxy-authenticate") => Fate::Drop,
         Some(b's') if is("set-cookie") => Fate::Protected,
-        Some(b't') if is("te") || is("transfer-encoding") => Fate::Drop,
+        Some(b't') if is("te") || alias_is(name, "transfer-encoding") => Fate::Drop,
         Some(b'u') if is("upgrade") => Fate::Drop,
         Some(b'x') if alias_begins(name, "x-rustygate-") => Fate::Own,
         _ => Fate::Keep,

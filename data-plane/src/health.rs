@@ -1,146 +1,151 @@
-//! Which endpoints are down, by active checks. Kept by endpoint id over pushes; written by the checkers on the
-//! background runtime, read by every worker without a lock.
+//! What the process knows of upstreams, over all of its workers and all pushes: which endpoints are up by active
+//! checks, which are ejected for what they answered, and how much each has to do.
 //!
-//! An endpoint has one checker, however many backends and routes use it. It is up until checks say otherwise, so a
-//! new backend serves at once.
+//! It is kept by id outside the snapshots: an endpoint has one [`Checks`], however many backends use it; a backend has
+//! one [`Group`], and in it one [`Member`] for each endpoint. Workers get hold of these once, when they first use a
+//! backend; from then on they read and write atomics, so that no request waits for another's worker.
+//!
+//! An endpoint is well until checks or answers say otherwise, so a new backend serves at once.
 
-use std::{collections::HashMap, sync::Arc};
+mod check;
+mod group;
+mod probe;
+mod report;
 
-use arc_swap::ArcSwap;
-use bytes::BytesMut;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    sync::watch,
-    task::JoinHandle,
-    time::{sleep, timeout},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustygate_proto::v1 as wire;
+use tokio::{sync::watch, time::Instant};
+
+pub use self::{
+    check::check_all,
+    group::{Checks, Group, Member, Moment, Outcome},
+    report::HealthCollector,
+};
 use crate::{
-    http1::head::ResponseHead,
     live::IdMap,
-    snapshot::{Endpoint, HealthCheck, Id, SnapshotCell},
-    sync::State,
+    snapshot::{Backend, Endpoint, Id, Snapshot},
 };
 
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
-    down: ArcSwap<IdMap<()>>,
+    epoch: Instant,
+    /// The same on the wall clock, as it was then.
+    epoch_unix_ms: u64,
+    known: Mutex<Known>,
+    /// Something became unhealthy since the last report.
+    stirred: Arc<AtomicBool>,
+    report: watch::Sender<Arc<wire::HealthReport>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    checks: IdMap<Arc<Checks>>,
+    groups: IdMap<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    group: Arc<Group>,
+    members: IdMap<Arc<Member>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            epoch: Instant::now(),
+            epoch_unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+            known: Mutex::default(),
+            stirred: Arc::default(),
+            report: watch::Sender::default(),
+        }
+    }
 }
 
 impl Health {
-    /// Whether an endpoint may get requests; one that nobody checks may.
+    /// A point in time as endpoints keep it.
     #[must_use]
-    pub fn usable(&self, endpoint: Id) -> bool {
-        let down = self.down.load();
-        down.is_empty() || !down.contains_key(&endpoint)
+    pub fn moment(&self, now: Instant) -> Moment {
+        // From 1, since 0 is never.
+        let since = now.saturating_duration_since(self.epoch) + Duration::from_millis(1);
+        Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn set(&self, endpoint: Id, up: bool) {
-        self.down.rcu(|down| {
-            let mut down = IdMap::clone(down);
-            if up {
-                down.remove(&endpoint);
-            } else {
-                down.insert(endpoint, ());
-            }
-            Arc::new(down)
+    /// The same as a point in time of the process.
+    #[must_use]
+    pub fn instant(&self, moment: Moment) -> Instant {
+        self.epoch + Duration::from_millis(moment.0.saturating_sub(1))
+    }
+
+    /// The state of a backend and, in their order, of its endpoints. Takes a lock; a worker asks once for each backend
+    /// that a push changed.
+    #[must_use]
+    pub fn group(&self, backend: &Backend) -> (Arc<Group>, Vec<Arc<Member>>) {
+        let now = self.moment(Instant::now());
+        let mut known = self.known();
+        let Known { checks, groups } = &mut *known;
+        let mut fresh = false;
+        let entry = groups.entry(backend.id).or_insert_with(|| {
+            fresh = true;
+            Entry { group: Arc::new(Group::new(Arc::clone(&backend.name))), members: IdMap::default() }
         });
-    }
-}
-
-/// A checker at work, and its terms.
-struct Checker {
-    check: HealthCheck,
-    task: JoinHandle<()>,
-}
-
-/// Keeps one checker per endpoint that the present snapshot wants checked, for as long as snapshots may come.
-pub async fn check_all(health: Arc<Health>, cell: Arc<SnapshotCell>, mut changes: watch::Receiver<State>) {
-    let mut checkers = HashMap::<Id, Checker>::new();
-    let mut revision = 0;
-    loop {
-        let snapshot = cell.load();
-        if snapshot.revision != revision {
-            revision = snapshot.revision;
-            let mut wanted = HashMap::<Id, (Arc<Endpoint>, HealthCheck)>::new();
-            for backend in snapshot.backends() {
-                let Some(check) = &backend.health_check else { continue };
-                for endpoint in &backend.endpoints {
-                    wanted.entry(endpoint.id).or_insert_with(|| (Arc::clone(endpoint), check.clone()));
-                }
-            }
-            drop(snapshot);
-            // A checker whose target and terms are the same goes on, with all that it knows.
-            checkers.retain(|id, checker| {
-                let same = wanted.get(id).is_some_and(|(_, check)| *check == checker.check);
-                if !same {
-                    checker.task.abort();
-                }
-                if !wanted.contains_key(id) {
-                    health.set(*id, true);
-                }
-                same
+        // Who joins a backend that is served already starts slowly, if that is asked for.
+        let joined = if fresh { Moment::NEVER } else { now };
+        let members = backend.endpoints.iter().map(|endpoint| {
+            let member = entry.members.entry(endpoint.id).or_insert_with(|| {
+                let checks = checks
+                    .entry(endpoint.id)
+                    .or_insert_with(|| Arc::new(Checks::new(endpoint, Arc::clone(&self.stirred))));
+                Arc::new(Member::new(Arc::clone(checks), joined))
             });
-            for (id, (endpoint, check)) in wanted {
-                checkers.entry(id).or_insert_with(|| {
-                    let task = tokio::spawn(run(Arc::clone(&health), endpoint, check.clone()));
-                    Checker { check, task }
-                });
-            }
-        } else {
-            drop(snapshot);
-        }
-        if changes.changed().await.is_err() {
-            return;
-        }
+            Arc::clone(member)
+        });
+        let members = members.collect();
+        (Arc::clone(&entry.group), members)
+    }
+
+    /// What the process last found of unhealthy endpoints.
+    #[must_use]
+    pub fn reports(&self) -> watch::Receiver<Arc<wire::HealthReport>> {
+        self.report.subscribe()
+    }
+
+    fn checks(&self, endpoint: &Endpoint) -> Arc<Checks> {
+        Arc::clone(
+            self.known()
+                .checks
+                .entry(endpoint.id)
+                .or_insert_with(|| Arc::new(Checks::new(endpoint, Arc::clone(&self.stirred)))),
+        )
+    }
+
+    /// Forgets what neither the snapshot nor a worker has any more.
+    fn forget(&self, snapshot: &Snapshot) {
+        let present: IdMap<&Arc<Backend>> = snapshot.backends().map(|backend| (backend.id, backend)).collect();
+        let mut known = self.known();
+        known.groups.retain(|id, entry| {
+            let backend = present.get(id);
+            let has = |endpoint: &Id| {
+                backend.is_some_and(|backend| backend.endpoints.iter().any(|candidate| candidate.id == *endpoint))
+            };
+            entry.members.retain(|endpoint, member| Arc::strong_count(member) > 1 || has(endpoint));
+            backend.is_some() || !entry.members.is_empty() || Arc::strong_count(&entry.group) > 1
+        });
+        known.checks.retain(|_, checks| Arc::strong_count(checks) > 1 || checks.checked.load(Relaxed));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Checks one endpoint for ever.
-async fn run(health: Arc<Health>, endpoint: Arc<Endpoint>, check: HealthCheck) {
-    let mut up = health.usable(endpoint.id);
-    let mut against = 0;
-    // The first check comes at a random moment of the interval, so that checkers do not march in step.
-    sleep(check.interval.mul_f64(fastrand::f64()).min(check.interval / 2)).await;
-    loop {
-        let good = matches!(timeout(check.timeout, probe(&endpoint, &check)).await, Ok(Ok(200..=399)));
-        if good == up {
-            against = 0;
-        } else {
-            against += 1;
-            let threshold = if up { check.unhealthy_threshold } else { check.healthy_threshold };
-            if against >= threshold {
-                up = good;
-                against = 0;
-                health.set(endpoint.id, up);
-                tracing::warn!(endpoint = %endpoint.authority, up, "health changed");
-            }
-        }
-        sleep(check.interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
-    }
-}
-
-/// The status that a check is answered with.
-async fn probe(endpoint: &Endpoint, check: &HealthCheck) -> std::io::Result<u16> {
-    /// The most bytes of an answer that are looked at.
-    const ANSWER_BYTES_MAX: usize = 16 << 10;
-    let mut stream = TcpStream::connect((&*endpoint.host, endpoint.port)).await?;
-    let request = format!(
-        "GET {}{} HTTP/1.1\r\nHost: {}\r\nUser-Agent: RustyGate-HealthCheck\r\nConnection: close\r\n\r\n",
-        endpoint.base_path, check.path, endpoint.authority
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = BytesMut::new();
-    let mut head = ResponseHead::default();
-    while answer.len() < ANSWER_BYTES_MAX && stream.read_buf(&mut answer).await? > 0 {
-        match head.parse(&answer, "GET") {
-            Ok(Some(bytes)) if head.status < 200 => drop(answer.split_to(bytes)),
-            Ok(Some(_)) => return Ok(head.status),
-            Ok(None) => {}
-            Err(error) => return Err(std::io::Error::other(error)),
-        }
-    }
-    Err(std::io::ErrorKind::UnexpectedEof.into())
-}
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ use rustygate_proto::{
     v1::{self as wire, Change, Kind},
 };
 
+use crate::snapshot::fault;
+
 /// The kinds that a set may hold, in the order of [`Held::image`].
 const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
 
@@ -274,8 +276,8 @@ fn readable(changes: &[Change]) -> Result<HashSet<(Kind, &str)>, Vec<wire::Fault
     let mut seen = HashSet::with_capacity(changes.len());
     let mut faults = Vec::new();
     for change in changes {
-        let fault = |message: &str, hint: &str| wire::Fault {
-            code: "RG0302".to_owned(),
+        let broken = |message: &str, hint: &str| wire::Fault {
+            code: fault::BROKEN_PUSH.to_owned(),
             kind: change.kind,
             name: change.name.clone(),
             message: message.to_owned(),
@@ -284,11 +286,11 @@ fn readable(changes: &[Change]) -> Result<HashSet<(Kind, &str)>, Vec<wire::Fault
         };
         let kind = change.kind();
         if slot(kind).is_none() {
-            faults.push(fault("this proxy does not know resources of this kind", "upgrade the proxy"));
+            faults.push(broken("this proxy does not know resources of this kind", "upgrade the proxy"));
         } else if change.name.is_empty() {
-            faults.push(fault("the resource has no name", ""));
+            faults.push(broken("the resource has no name", ""));
         } else if !seen.insert((kind, change.name.as_str())) {
-            faults.push(fault("the resource comes twice in one transaction", ""));
+            faults.push(broken("the resource comes twice in one transaction", ""));
         }
     }
     if faults.is_empty() { Ok(seen) } else { Err(faults) }

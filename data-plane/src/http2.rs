@@ -194,6 +194,11 @@ impl Receiver {
         &self.trailers
     }
 
+    /// See [`Source::trailers_mut`].
+    pub fn trailers_mut(&mut self) -> &mut Fields {
+        &mut self.trailers
+    }
+
     /// See [`Source::is_done`].
     pub fn is_done(&self) -> bool {
         self.done && self.chunk.is_empty()

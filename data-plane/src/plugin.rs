@@ -85,6 +85,22 @@ impl Plugin {
         Flow::Continue
     }
 
+    /// The trailers of a request: whatever this plugin decides about in the head is not said behind the body again.
+    pub fn on_request_trailers(&self, trailers: &mut Fields) {
+        match &self.kind {
+            Kind::Headers(headers) => headers.request.apply_to_trailers(trailers),
+            Kind::Respond(_) => {}
+        }
+    }
+
+    /// The same of a response.
+    pub fn on_response_trailers(&self, trailers: &mut Fields) {
+        match &self.kind {
+            Kind::Headers(headers) => headers.response.apply_to_trailers(trailers),
+            Kind::Respond(_) => {}
+        }
+    }
+
     /// The response phase: may change the fields that go to the client.
     pub fn on_response(&self, fields: &mut Fields) {
         match &self.kind {

@@ -12,7 +12,12 @@ mod flow;
 mod reply;
 mod uplink;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use bytes::BytesMut;
 use tokio::time::Instant;
@@ -24,6 +29,7 @@ use crate::{
     client::Client,
     error::ProxyError,
     forward::{self, Forwarded},
+    health::Group,
     http1::{
         Framing, Version,
         body::Piece,
@@ -31,21 +37,15 @@ use crate::{
     },
     plugin::{self, Plugin},
     route::RequestView,
-    snapshot::{Rule, WeightedBackend},
+    snapshot::{Limits, Rule, WeightedBackend},
     target::Target,
     telemetry::{access_log, metrics::Active},
-    upstream,
+    upstream::{self, Affinity, Asker, Call, Entry, Gate, Permit, Retrying, Tried},
     worker::Worker,
 };
 
-/// Pauses before retries begin here and double, each with full jitter.
-const BACKOFF_BASE: Duration = Duration::from_millis(25);
-
 /// What one direction may carry before others have their turn.
 const BYTES_PER_TURN: usize = 1 << 20;
-
-/// The longest pause before a retry.
-const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
 /// What becomes of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,8 @@ struct Record {
     backend: Option<usize>,
     series: Option<Active>,
     tries: u32,
+    /// The try that is under way.
+    call: Option<Call>,
     /// As sent to the client; 0 until its head is.
     status: u16,
     reason: &'static str,
@@ -174,7 +176,7 @@ async fn handle(
         (Arc::clone(matched.rule), x.target.path.len() - behind.len())
     };
     let rule: &Rule = rule.insert(matched);
-    let index = choose_backend(rule).ok_or(ProxyError::NoEndpoint)?;
+    let index = choose_backend(rule, asker(x)).ok_or(ProxyError::NoEndpoint)?;
     let chosen = &rule.backends[index];
     record.backend = Some(index);
     record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
@@ -200,84 +202,125 @@ async fn send(
     record: &mut Record,
     plan: &attempt::Plan<'_>,
 ) -> Result<After, ProxyError> {
+    let upstreams = &x.worker.upstreams;
     let backend = &plan.chosen.backend;
-    let state = x.worker.upstreams.backend(backend);
+    let state = upstreams.backend(backend);
+    let view = state.view(backend, upstreams);
     state.touch(record.started);
-    state.budget.deposit();
-    let retry = &plan.rule.retry;
+    state.budget.deposit(backend.retry_budget, record.started);
+    let _permit = match backend.limits {
+        Some(limits) => Some(admit(x, record, plan, &view.group, limits).await?),
+        None => None,
+    };
     let idempotent = is_idempotent(&x.request.method);
     upload.keep_for_replay(idempotent);
+    let affinity = Affinity::read(backend, asker(x));
+    let mut tried = Tried::default();
     let mut retries = 0;
-    let mut avoid = None;
     let mut fresh = false;
     loop {
-        let shared = &x.worker.shared;
-        let usable = |endpoint: &crate::snapshot::Endpoint| {
-            shared.health.usable(endpoint.id) && shared.names.usable(&endpoint.host)
-        };
-        let (endpoint, pool) =
-            upstream::choose(backend, &state, &x.worker.upstreams, usable, avoid).ok_or(ProxyError::NoEndpoint)?;
+        let now = if record.tries == 0 { record.started } else { Instant::now() };
+        let call = upstream::choose(backend, &state, &view, affinity, &tried, upstreams, now);
+        let call = call.ok_or(ProxyError::NoEndpoint)?;
+        let (current, pool) = (call.index(), Rc::clone(call.pool()));
+        let endpoint = &backend.endpoints[current];
         record.tries += 1;
+        // What was under way there before is over.
+        record.call = Some(call);
         let _in_flight = pool.begin(record.started);
-        let retry_budget = (idempotent && retries < retry.attempts).then_some(&state.budget);
-        let failure = match attempt::attempt(x, upload, record, plan, endpoint, &pool, fresh, retry_budget).await {
+        let retrying = Retrying {
+            retry: &plan.rule.retry,
+            backend,
+            state: &state,
+            view: &view,
+            current,
+            tried: &tried,
+            upstreams,
+            idempotent,
+            retries,
+            asked: Cell::default(),
+        };
+        let failure = match attempt::attempt(x, upload, record, plan, endpoint, &pool, fresh, &retrying).await {
             Ok(after) => return Ok(after),
             Err(failure) => failure,
         };
+        if let (Failure::Error(error), Some(call), 0) = (failure, &record.call, record.status)
+            && error.is_upstream_failure()
+        {
+            call.failed(upstreams);
+        }
         if !upload.can_replay() || record.status != 0 {
             return Err(failure.error());
         }
+        let wake = Instant::now() + retrying.pause();
+        let in_time = wake < upload.sent_at.unwrap_or(record.started) + plan.rule.timeouts.total;
         match failure {
             // The server had closed the connection while it lay in the pool: the request was never looked at.
             Failure::Stale { unseen, .. } if (idempotent || unseen) && !fresh => {
                 fresh = true;
                 continue;
             }
-            Failure::Error(error)
-                if error.before_sending()
-                    && retry.on_connect
-                    && retries < retry.attempts
-                    && state.budget.withdraw() => {}
+            Failure::Error(error) if in_time && retrying.after_failure(error) => {}
             // It is paid for already.
-            Failure::Status => {}
+            Failure::Status if in_time => {}
             failure => return Err(failure.error()),
         }
         if let Some(series) = &record.series {
             series.retry();
         }
         retries += 1;
-        avoid = Some(endpoint);
+        tried.add(current);
         fresh = false;
-        pause(x, plan, upload.sent_at.unwrap_or(record.started), retries).await?;
+        record.call = None;
+        let _ = x.client.timer.until(wake, std::future::pending::<()>()).await;
     }
 }
 
-/// Waits before a retry: full jitter over a doubling span, within the request's total time.
-async fn pause(
+/// Waits for the request's turn under the backend's limits.
+async fn admit(
     x: &mut Exchange<'_, '_>,
+    record: &Record,
     plan: &attempt::Plan<'_>,
-    begun: Instant,
-    retries: u32,
-) -> Result<(), ProxyError> {
-    let span = BACKOFF_BASE.saturating_mul(1 << (retries - 1).min(8)).min(BACKOFF_MAX);
-    let now = Instant::now();
-    let wake = now + span.mul_f64(fastrand::f64());
-    if wake >= begun + plan.rule.timeouts.total {
-        return Err(ProxyError::UpstreamTimeout);
-    }
-    let _ = x.client.timer.until(wake, std::future::pending::<()>()).await;
-    Ok(())
+    group: &Arc<Group>,
+    limits: Limits,
+) -> Result<Permit, ProxyError> {
+    let waiting = match Gate::enter(group, limits) {
+        Entry::Now(permit) => return Ok(permit),
+        Entry::Full => {
+            group.refused_circuit_open.fetch_add(1, Relaxed);
+            return Err(ProxyError::CircuitOpen);
+        }
+        Entry::Later(waiting) => waiting,
+    };
+    let due = (Instant::now() + limits.pending_timeout).min(record.started + plan.rule.timeouts.total);
+    x.client.timer.until(due, waiting).await.map_err(|_| {
+        group.refused_overloaded.fetch_add(1, Relaxed);
+        ProxyError::UpstreamOverloaded
+    })
 }
 
-/// By weight, at random; `None` if all weights are 0.
-fn choose_backend(rule: &Rule) -> Option<usize> {
+/// What a request can be told apart by.
+fn asker<'x>(x: &'x Exchange<'_, '_>) -> Asker<'x> {
+    let client = x.forwarded.client.unwrap_or(x.client.peer.address);
+    Asker { fields: &x.request.fields, path: &x.target.path, client }
+}
+
+/// By weight: of the client's hash if that is asked for and it has what is hashed, or else at random. `None` if all
+/// weights are 0.
+fn choose_backend(rule: &Rule, asker: Asker<'_>) -> Option<usize> {
     if let [only] = &*rule.backends {
         return (only.weight > 0).then_some(0);
     }
     if rule.weight_total == 0 {
         return None;
     }
-    let mut point = fastrand::u32(..rule.weight_total);
+    let hash = rule.sticky_split.as_ref().and_then(|on| upstream::hash("split", on, asker));
+    let mut point = match hash {
+        // The hash as a part of the whole: when weights change, no more clients move than must.
+        #[allow(clippy::cast_possible_truncation, reason = "it is below the total")]
+        Some(hash) => ((u128::from(hash) * u128::from(rule.weight_total)) >> 64) as u32,
+        None => fastrand::u32(..rule.weight_total),
+    };
     rule.backends.iter().position(|WeightedBackend { weight, .. }| {
         let hit = point < *weight;
         point = point.saturating_sub(*weight);
@@ -346,6 +389,7 @@ impl Record {
             backend: None,
             series: None,
             tries: 0,
+            call: None,
             status: 0,
             reason: "",
         }

@@ -15,13 +15,13 @@ use tokio::sync::Mutex;
 use crate::{
     listener,
     resolve::Resolver,
-    snapshot::{Snapshot, SnapshotCell},
+    snapshot::{Snapshot, SnapshotCell, fault},
     threads::Threads,
     tls,
 };
 
 /// The listener that is used when the configuration has none.
-const DEFAULT_LISTENER: &str = "default";
+pub const DEFAULT_LISTENER: &str = "default";
 
 /// Publishes snapshots to the workers.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Publisher {
 
 fn cannot_bind(name: &str, address: SocketAddr, error: &std::io::Error) -> wire::Fault {
     wire::Fault {
-        code: "RG0301".into(),
+        code: fault::CANNOT_BIND.into(),
         kind: wire::Kind::Listener.into(),
         name: name.into(),
         field: "address".into(),

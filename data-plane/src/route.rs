@@ -66,6 +66,20 @@ pub(crate) struct Route {
     pub inline: Box<[Arc<str>]>,
 }
 
+impl Route {
+    /// About how many bytes its regexes take.
+    pub fn regex_bytes(&self) -> usize {
+        let of_match = |one: &Match| {
+            let path = match &one.path {
+                PathTest::Regex(pattern) => pattern.bytes(),
+                PathTest::Exact(_) | PathTest::Prefix(_) => 0,
+            };
+            path + one.conditions.as_ref().map_or(0, |conditions| conditions.regex_bytes())
+        };
+        self.rules.iter().flat_map(|rule| &rule.matches).map(of_match).sum()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct RouteRule {
     pub rule: Arc<Rule>,

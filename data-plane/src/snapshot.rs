@@ -9,7 +9,7 @@ pub mod compile;
 pub(crate) mod cow_map;
 pub mod fault;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
@@ -101,6 +101,8 @@ pub struct Rule {
     pub backends: Box<[WeightedBackend]>,
     /// Sum of their weights.
     pub weight_total: u32,
+    /// What keeps a client with one of them; at random by weight without it.
+    pub sticky_split: Option<HashOn>,
     /// Whether the matched prefix is removed before forwarding.
     pub strip_prefix: bool,
     /// The route's timeouts, defaults filled in.
@@ -135,10 +137,22 @@ pub struct Backend {
     pub policy: Policy,
     /// Indices into `endpoints` in smooth weighted round-robin order, one period; empty if all weights are 0.
     pub schedule: Box<[u16]>,
+    /// The cookie that keeps a client with an endpoint, if any.
+    pub sticky: Option<Sticky>,
+    /// How long the weight of a new or recovered endpoint rises. Default not at all, at most 1 h.
+    pub slow_start: Option<Duration>,
+    /// Percent of the weights that must be healthy, or else all endpoints are used. Default 25.
+    pub panic_threshold: u32,
     /// Active checks, if any.
     pub health_check: Option<HealthCheck>,
     /// TLS to those of its endpoints that have https; `None` if none has.
     pub tls: Option<Arc<tls::Client>>,
+    /// What their answers say of endpoints. `None` if nobody is ejected: that is so with one endpoint.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// What a proxy sends to it at most, if there is a bound.
+    pub limits: Option<Limits>,
+    /// How much retries may add to its load.
+    pub retry_budget: RetryBudget,
 }
 
 /// Where one server of a backend is.
@@ -184,21 +198,62 @@ pub enum Protocol {
 }
 
 /// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// In turn, by weight.
-    #[default]
     RoundRobin,
-    /// The less loaded of two chosen at random.
+    /// Of two different endpoints, the next in turn and one at random, both by weight, the one with fewer requests under
+    /// way for its weight.
+    #[default]
     LeastRequest,
+    /// Of two chosen likewise, the one with the lower peak-sensitive moving average of the latency, times the requests
+    /// under way.
+    PeakEwma,
+    /// By the hash of a part of the request, within a bound on each endpoint's share of the load.
+    ConsistentHash(Ring),
+}
+
+/// A consistent-hash ring: the same in every process that has the same endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// What is hashed.
+    pub on: HashOn,
+    /// Percent of its fair share of the load that an endpoint may have; 0 for no bound. Default 125.
+    pub balance_factor: u32,
+    /// Hashes, ascending, and the index of the endpoint that is at each.
+    pub points: Box<[(u64, u16)]>,
+}
+
+/// The part of a request that tells clients apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// The first value of the header of this name.
+    Header(Box<str>),
+    /// The first cookie of this name.
+    Cookie(Box<str>),
+    /// The client's address, as trusted proxies tell it.
+    ClientIp,
+    /// The canonical path, without the query.
+    Path,
+}
+
+/// The gateway's own cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// Its name.
+    pub cookie: Box<str>,
+    /// What follows the value: "; Path=/; ...".
+    pub attributes: Box<str>,
+    /// The cookie's value for each endpoint: a hash that does not tell its address.
+    pub values: Box<[u32]>,
 }
 
 /// See `HealthCheck` on the wire; defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// Canonical, with query.
-    pub path: Box<str>,
-    /// Between the starts of two checks of an endpoint. Default 5 s, 100 ms to 1 h.
+    /// What is asked of an endpoint.
+    pub probe: Probe,
+    /// Between the starts of two checks of an endpoint, give or take a tenth. Default 5 s, 100 ms to 1 h.
     pub interval: Duration,
     /// For a whole check. Default 2 s, 10 ms to 1 min.
     pub timeout: Duration,
@@ -206,6 +261,83 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
     /// Bad checks in a row that make it unhealthy. Default 3, 1 to 10.
     pub unhealthy_threshold: u32,
+}
+
+/// What a check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// A GET.
+    Http {
+        /// Canonical, with query.
+        path: Box<str>,
+        /// The Host field; the endpoint's authority if absent.
+        host: Option<Box<str>>,
+        /// Good answers, sorted; 2xx and 3xx if empty.
+        statuses: Box<[u16]>,
+        /// Further fields, checked.
+        headers: Box<[(Box<str>, Box<str>)]>,
+    },
+    /// A connection.
+    Tcp,
+    /// `grpc.health.v1.Health/Check`, in the clear.
+    Grpc {
+        /// The service that is asked for; empty for the server as a whole.
+        service: Box<str>,
+    },
+}
+
+/// When an endpoint gets no requests for a while because of what it answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Answers of 500 to 599 in a row, gateway errors included. Default 0 (never), at most 1,000.
+    pub consecutive_5xx: u32,
+    /// Answers of 502, 503, 504, failed and cut connections, and timeouts in a row. Default 5; 0 (never) to 1,000.
+    pub consecutive_gateway_errors: u32,
+    /// How long the first ejection lasts; each further one lasts as much longer. Default 10 s, 100 ms to 1 h.
+    pub base_ejection_time: Duration,
+    /// The longest. Default 5 min, 100 ms to 24 h.
+    pub max_ejection_time: Duration,
+    /// Of the endpoints, rounded down but at least one, and never all. Default 50, 1 to 100.
+    pub max_ejected_percent: u32,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            consecutive_5xx: 0,
+            consecutive_gateway_errors: 5,
+            base_ejection_time: Duration::from_secs(10),
+            max_ejection_time: Duration::from_secs(300),
+            max_ejected_percent: 50,
+        }
+    }
+}
+
+/// What one proxy sends to a backend at most, over all of its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests under way: the smaller of `requests` and `connections`, since each has a connection to itself. 1 to
+    /// 1,000,000.
+    pub requests: u32,
+    /// Requests that wait for their turn. Default as many as may be under way; 0 to 1,000,000.
+    pub pending: u32,
+    /// How long one waits. Default 1 s, 1 ms to 1 min.
+    pub pending_timeout: Duration,
+}
+
+/// How much retries may add to the load of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Retries for each hundred requests of a worker in the last 10 to 20 s. Default 20, 0 to 100.
+    pub percent: u32,
+    /// Retries in each second that are free, over all workers; as many at once. Default 10, 0 to 10,000.
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, min_per_second: 10 }
+    }
 }
 
 /// How long things may take.
@@ -234,14 +366,39 @@ impl Default for Timeouts {
 }
 
 /// When to try again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Tries beyond the first. Default 0, at most 10.
+    /// Tries beyond the first. Default 2, at most 10.
     pub attempts: u32,
     /// When no connection could be made: any method, since nothing was sent.
     pub on_connect: bool,
-    /// When the upstream answers with one of these: idempotent methods only. Sorted.
-    pub on_statuses: Box<[u16]>,
+    /// When the connection was cut before an answer: idempotent methods only.
+    pub on_reset: bool,
+    /// When a try took longer than it may: idempotent methods only.
+    pub on_timeout: bool,
+    /// When the upstream answers with one of these: idempotent methods only. Sorted. Default 502, 503, 504.
+    pub on_statuses: Cow<'static, [u16]>,
+    /// The pause before the first retry is up to this, and doubles. Default 25 ms, 1 ms to 1 min.
+    pub backoff_base: Duration,
+    /// The longest span of a pause. Default 250 ms, 1 ms to 1 min.
+    pub backoff_max: Duration,
+    /// The longest `Retry-After` that is waited for. Default 1 s, at most 1 min.
+    pub retry_after_max: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            on_connect: true,
+            on_reset: true,
+            on_timeout: true,
+            on_statuses: Cow::Borrowed(&[502, 503, 504]),
+            backoff_base: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+            retry_after_max: Duration::from_secs(1),
+        }
+    }
 }
 
 /// The one place where the present snapshot is: written by the configuration path, read once per request.

@@ -27,7 +27,7 @@ use std::{
 };
 
 use prometheus_client::registry::Registry;
-use rustygate_proto::v1::Hello;
+use rustygate_proto::v1::{HealthReport, Hello};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -93,7 +93,11 @@ pub struct Sync {
     restored: Option<Restored>,
     status: Arc<SyncStatus>,
     metrics: Metrics,
+    reports: Option<Reports>,
 }
+
+/// What the control plane is told of unhealthy endpoints.
+pub(crate) type Reports = watch::Receiver<Arc<HealthReport>>;
 
 impl Config {
     /// Checks what can be checked without the network.
@@ -150,7 +154,13 @@ impl Sync {
         let restored = folder.as_mut().and_then(Folder::load);
         let status = Arc::new(SyncStatus::default());
         let metrics = Metrics::register(registry, &status);
-        Ok(Self { config, folder, restored, status, metrics })
+        Ok(Self { config, folder, restored, status, metrics, reports: None })
+    }
+
+    /// Tells the control plane what is found of unhealthy endpoints.
+    #[must_use]
+    pub fn reporting(self, reports: watch::Receiver<Arc<HealthReport>>) -> Self {
+        Self { reports: Some(reports), ..self }
     }
 
     /// How it fares, for `/readyz`.
@@ -163,7 +173,7 @@ impl Sync {
     /// (or its sender is gone) and the last snapshot is on disk. Wants a runtime with I/O and time that is not a
     /// worker's; long work goes to its blocking threads.
     pub async fn run(self, publisher: Arc<Publisher>, shutdown: watch::Receiver<bool>) {
-        let Self { config, folder, restored, status, metrics } = self;
+        let Self { config, folder, restored, status, metrics, reports } = self;
         config.warn_of_token_in_the_clear();
         let held = Arc::new(Mutex::new(Held::default()));
         let (changed, changes) = watch::channel(());
@@ -176,6 +186,7 @@ impl Sync {
             config,
             restored,
             applier: Applier { held, publisher, status, metrics, changed },
+            reports,
             failing: None,
         };
         let keep = async {
@@ -194,6 +205,7 @@ struct Follower {
     /// Until it is served, or something newer is.
     restored: Option<Restored>,
     applier: Applier,
+    reports: Option<Reports>,
     /// The last thing that was logged as wrong, so that it is logged once.
     failing: Option<String>,
 }
@@ -228,7 +240,7 @@ impl Follower {
         self.applier.metrics.connects.inc();
         self.failing = None;
         tracing::info!(control_plane = %self.config.endpoint.uri(), "connected to the control plane");
-        session::follow(link, &self.applier, &self.config, shutdown).await
+        session::follow(link, &self.applier, &self.config, self.reports.clone(), shutdown).await
     }
 
     fn hello(&self) -> Hello {

@@ -85,7 +85,7 @@ pub struct Shared {
     pub snapshot: Arc<SnapshotCell>,
     /// Where counts are scraped from.
     pub metrics: Arc<RequestMetrics>,
-    /// Which endpoints are down.
+    /// What the workers share of upstreams.
     pub health: Arc<Health>,
     /// How many connections each client address has.
     pub clients: PerIp,
@@ -182,12 +182,11 @@ impl Worker {
             shared.metrics.series(&name, &name).expect("workers start before routes have series")
         };
         let (unrouted, overflow) = (named("none"), named(OVERFLOW));
-        let upstreams = Upstreams::new(Arc::clone(&shared.names));
         Self {
+            upstreams: Upstreams::new(Arc::clone(&shared.health), Arc::clone(&shared.names)),
             shared,
             unrouted,
             overflow,
-            upstreams,
             log,
             date: DateCache::default(),
             large_heads: Cell::new(0),

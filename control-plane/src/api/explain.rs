@@ -4,8 +4,12 @@
 use rustygate_data_plane::{
     canonical,
     fields::{Fields, is_field_value, is_token},
+    publish::DEFAULT_LISTENER,
     route::RequestView,
-    snapshot::Snapshot,
+    snapshot::{
+        Snapshot,
+        fault::{closest, shown},
+    },
 };
 use rustygate_proto::v1 as wire;
 use tonic::Status;
@@ -34,6 +38,7 @@ pub fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Result<wi
         return Err(Status::invalid_argument(format!("{method:?} is not a method")));
     }
     let fields = fields(&request.headers)?;
+    check_listener(snapshot, &request.listener)?;
     let mut response = wire::ExplainResponse { revision: snapshot.revision, ..Default::default() };
     let host = match canonical::host(url.authority.as_bytes()) {
         Ok(host) => host.name,
@@ -57,6 +62,23 @@ pub fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Result<wi
     response.candidates = explained.candidates;
     response.omitted = explained.omitted;
     Ok(response)
+}
+
+/// A request that names no listener may come in by any.
+#[allow(clippy::result_large_err, reason = "it is the status of the call")]
+fn check_listener(snapshot: &Snapshot, name: &str) -> Result<(), Status> {
+    let names: Vec<&str> = match snapshot.listeners.as_slice() {
+        [] => vec![DEFAULT_LISTENER],
+        listeners => listeners.iter().map(|listener| &*listener.name).collect(),
+    };
+    if name.is_empty() || names.contains(&name) {
+        return Ok(());
+    }
+    let hint = match closest(name, names.iter().copied()) {
+        Some(close) => format!("did you mean {close:?}?"),
+        None => format!("there are: {}", names.join(", ")),
+    };
+    Err(Status::invalid_argument(format!("there is no listener {}; {hint}", shown(name))))
 }
 
 fn refusal(response: wire::ExplainResponse, refused: &canonical::Refused) -> wire::ExplainResponse {
@@ -109,6 +131,21 @@ mod tests {
         for bad in ["", "/x", "ftp://a/", "http://", "http:///x", "a/b"] {
             assert!(split(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_listener_that_is_not_there_is_told_so() {
+        let asked = |listener: &str| {
+            let request =
+                wire::ExplainRequest { url: "http://a/".into(), listener: listener.into(), ..Default::default() };
+            explain(&Snapshot::default(), &request).map_err(|status| status.message().to_owned())
+        };
+        assert!(asked("").is_ok() && asked("default").is_ok());
+        assert_eq!(asked("nope").err().as_deref(), Some("there is no listener \"nope\"; there are: default"));
+        assert_eq!(
+            asked("defualt").err().as_deref(),
+            Some("there is no listener \"defualt\"; did you mean \"default\"?")
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use rustygate_proto::{
 };
 
 use crate::{
+    codes::{ABSENT, DUPLICATE_NAME, MISSING_FIELD, OWNED, TOO_LARGE},
     secrets::redact,
     snapshot::{Set, Stored, removal},
 };
@@ -24,12 +25,6 @@ pub const RESOURCES_MAX: usize = 1_000_000;
 
 /// The most bytes that a name may have.
 pub const NAME_BYTES_MAX: usize = 1_024;
-
-/// Someone else's resource was to be changed.
-const OWNED: &str = "RG0401";
-
-/// What is not there was to be removed.
-const ABSENT: &str = "RG0402";
 
 /// What is asked for.
 #[derive(Debug)]
@@ -126,7 +121,7 @@ pub fn plan(set: &Set, intent: Intent) -> Result<Vec<Difference>, Vec<wire::Faul
     let deleted = differences.values().filter(|difference| difference.after.is_none()).count();
     if created > deleted && set.len() + created - deleted > RESOURCES_MAX {
         let message = format!("there would be more than {RESOURCES_MAX} resources");
-        return Err(vec![fault("RG0108", Kind::Unspecified, "", &message, "delete what is not used")]);
+        return Err(vec![fault(TOO_LARGE, Kind::Unspecified, "", &message, "delete what is not used")]);
     }
     Ok(differences.into_values().collect())
 }
@@ -169,13 +164,13 @@ fn upsert(
         };
         if !given.insert((kind as i32, name.clone())) {
             let message = format!("there are two {}s named {name:?}", kind.noun());
-            faults.push(fault("RG0106", kind, &name, &message, "give one of them another name"));
+            faults.push(fault(DUPLICATE_NAME, kind, &name, &message, "give one of them another name"));
             continue;
         }
         let body = resource.encode_to_vec();
         if body.len() > RESOURCE_BYTES_MAX {
             let message = format!("is {} bytes when encoded; the most is {RESOURCE_BYTES_MAX}", body.len());
-            faults.push(fault("RG0108", kind, &name, &message, "split it"));
+            faults.push(fault(TOO_LARGE, kind, &name, &message, "split it"));
             continue;
         }
         let before = set.get(kind, &name);
@@ -252,16 +247,16 @@ fn note(
 fn key_of(resource: &wire::Resource) -> Result<(Kind, Arc<str>), Box<wire::Fault>> {
     let Some((kind, name)) = resource.key() else {
         let hint = "this control plane may be older than the client: upgrade it";
-        return Err(Box::new(fault("RG0104", Kind::Unspecified, "", "a resource has no kind", hint)));
+        return Err(Box::new(fault(MISSING_FIELD, Kind::Unspecified, "", "a resource has no kind", hint)));
     };
     if name.is_empty() {
         let message = format!("a {} has no name", kind.noun());
-        return Err(Box::new(fault("RG0104", kind, "", &message, "name it")));
+        return Err(Box::new(fault(MISSING_FIELD, kind, "", &message, "name it")));
     }
     if name.len() > NAME_BYTES_MAX {
         let message = format!("the name has {} bytes; the most is {NAME_BYTES_MAX}", name.len());
         let shown: String = name.chars().take(60).collect();
-        return Err(Box::new(fault("RG0108", kind, &shown, &message, "shorten it")));
+        return Err(Box::new(fault(TOO_LARGE, kind, &shown, &message, "shorten it")));
     }
     Ok((kind, name.into()))
 }

@@ -209,6 +209,10 @@ impl Stream {
                 self.session.seen();
                 Ok(())
             }
+            Some(stream_request::Message::Health(report)) => {
+                self.session.reported(report);
+                Ok(())
+            }
             Some(stream_request::Message::Hello(_)) => Err(End::Protocol("a second Hello".into())),
             // A newer proxy may say what we do not know.
             None => Ok(()),

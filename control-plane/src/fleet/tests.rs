@@ -103,3 +103,20 @@ async fn those_who_are_gone_are_listed_up_to_a_bound() {
     }
     assert_eq!(fleet.list().len(), GONE_MAX);
 }
+
+#[tokio::test]
+async fn what_a_proxy_says_of_endpoints_is_bounded_and_goes_with_it() {
+    let fleet = fleet();
+    let session = connect(&fleet, "a", 1);
+    let health = |endpoint: String| wire::EndpointHealth { endpoint, ..wire::EndpointHealth::default() };
+    let unhealthy = (0..1_500).map(|number| health(format!("{number}{}", "é".repeat(1_000)))).collect();
+    session.reported(wire::HealthReport { unhealthy, omitted: 3 });
+    let report = fleet.list()[0].health.clone().expect("a report");
+    assert_eq!((report.unhealthy.len(), report.omitted), (1_000, 503));
+    assert!(report.unhealthy.iter().all(|health| health.endpoint.len() <= 512));
+    session.reported(wire::HealthReport::default());
+    assert_eq!(fleet.list()[0].health, Some(wire::HealthReport::default()));
+    session.reported(wire::HealthReport { unhealthy: vec![health("x".into())], omitted: 0 });
+    drop(session);
+    assert_eq!(fleet.list()[0].health, None, "nobody knows any more");
+}

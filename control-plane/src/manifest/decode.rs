@@ -65,6 +65,59 @@ fn names(faults: &mut Faults, node: &Node<'_>) -> Vec<String> {
     faults.distinct(nodes, name)
 }
 
+/// One of a few words.
+fn word<T: Copy>(
+    faults: &mut Faults,
+    node: &Node<'_>,
+    what: &str,
+    several: &str,
+    words: &[(&'static str, T)],
+) -> Option<T> {
+    let text = faults.text(node)?;
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
+    }
+    let names: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
+    let guess = closest(text, &names).map(|guess| format!("did you mean {guess:?}? "));
+    let hint = format!("{}{several} are: {}", guess.unwrap_or_default(), names.join(", "));
+    faults.add(BAD_VALUE, node.span, format!("unknown {what} {}", shown(text)), hint);
+    None
+}
+
+/// What is hashed: `client_ip`, `path`, `{header: NAME}` or `{cookie: NAME}`.
+fn hash_on(faults: &mut Faults, node: &Node<'_>) -> Option<wire::HashOn> {
+    use wire::hash_on::Kind;
+    let kind = match node.scalar() {
+        Some(Scalar::Text(_)) => {
+            let words = [("client_ip", true), ("path", false)];
+            let client_ip = word(faults, node, "part of a request", "parts", &words)?;
+            if client_ip { Kind::ClientIp(wire::Unit {}) } else { Kind::Path(wire::Unit {}) }
+        }
+        Some(_) => {
+            faults.mismatch(node, "client_ip, path (a string), or one of header, cookie");
+            return None;
+        }
+        None => {
+            let fields = faults.fields(node, "what is hashed", ["header", "cookie"])?;
+            match fields.found {
+                [Some(header), Some(cookie)] => {
+                    faults.conflict(header, cookie, "keep one of them");
+                    return None;
+                }
+                [Some(header), None] => Kind::Header(text(faults, &header.value)?.to_ascii_lowercase()),
+                [None, Some(cookie)] => Kind::Cookie(text(faults, &cookie.value)?),
+                [None, None] => {
+                    if fields.is_whole() {
+                        faults.add(BAD_VALUE, node.span, "hash one of: header, cookie, client_ip, path", "");
+                    }
+                    return None;
+                }
+            }
+        }
+    };
+    Some(wire::HashOn { kind: Some(kind) })
+}
+
 fn weight(faults: &mut Faults, node: &Node<'_>) -> Option<u32> {
     faults.integer(node, 0, WEIGHT_MAX)
 }
@@ -89,23 +142,6 @@ fn milliseconds(faults: &mut Faults, node: &Node<'_>) -> Option<u64> {
             None
         }
     }
-}
-
-/// One of a few words.
-fn word<T: Copy>(faults: &mut Faults, node: &Node<'_>, what: &str, words: &[(&'static str, T)]) -> Option<T> {
-    let text = faults.text(node)?;
-    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-        return Some(*value);
-    }
-    let known: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
-    let guess = closest(text, &known).map(|guess| format!("did you mean {guess:?}? ")).unwrap_or_default();
-    faults.add(
-        BAD_VALUE,
-        node.span,
-        format!("unknown {what} {}", shown(text)),
-        format!("{guess}{what}s are: {}", known.join(", ")),
-    );
-    None
 }
 
 /// Text that may be in a file or a variable: PEM.

@@ -7,30 +7,11 @@ use super::FAULTS_MAX;
 use super::node::{Entry, Node, Scalar, Span, Value};
 use super::place::Lines;
 use super::references::References;
+pub(super) use crate::codes::{
+    BAD_VALUE, CONFLICT, DUPLICATE_KEY, DUPLICATE_NAME, MISSING_FIELD, SYNTAX, TOO_LARGE, UNKNOWN_FIELD, UNREADABLE,
+    UNSUPPORTED, WRONG_TYPE,
+};
 use crate::report::shown;
-
-/// The YAML cannot be parsed.
-pub(super) const SYNTAX: &str = "RG0101";
-/// A key that nothing reads.
-pub(super) const UNKNOWN_FIELD: &str = "RG0102";
-/// A string where a list belongs, and the like.
-pub(super) const WRONG_TYPE: &str = "RG0103";
-/// A needed key is absent.
-pub(super) const MISSING_FIELD: &str = "RG0104";
-/// A key that its mapping has twice.
-pub(super) const DUPLICATE_KEY: &str = "RG0105";
-/// Two resources of one kind and name.
-pub(super) const DUPLICATE_NAME: &str = "RG0106";
-/// Right type, wrong value.
-pub(super) const BAD_VALUE: &str = "RG0107";
-/// Beyond a bound on size, depth or number.
-pub(super) const TOO_LARGE: &str = "RG0108";
-/// A part of YAML that manifests do not have.
-pub(super) const UNSUPPORTED: &str = "RG0109";
-/// Two keys that say the same in two ways.
-pub(super) const CONFLICT: &str = "RG0110";
-/// A file or variable that is referred to and cannot be read.
-pub(super) const UNREADABLE: &str = "RG0120";
 
 /// A fault, before its file and source line are looked up.
 #[derive(Debug)]

@@ -87,6 +87,7 @@ fn written<'n, 't>(at: &'n Node<'t>, key: &str) -> Option<&'n Entry<'t>> {
         "backends" => &["backend"],
         "timeouts" => &["timeout"],
         "on_connect" | "on_statuses" => &["on"],
+        "backoff_base" | "backoff_max" => &["backoff"],
         "config_json" => &["config"],
         "chain" => &["certificate"],
         _ => &[],
@@ -101,8 +102,19 @@ fn is_implied(at: &Node<'_>, key: &str) -> bool {
 
 /// The name of the header or query parameter that a path such as `rules[0].matches[1].headers[2]` ends at.
 fn condition<'r>(resource: &'r wire::Resource, path: &str) -> Option<&'r str> {
-    let Some(wire::resource::Kind::Route(route)) = &resource.kind else { return None };
     let mut steps = steps(path);
+    let route = match &resource.kind {
+        Some(wire::resource::Kind::Route(route)) => route,
+        Some(wire::resource::Kind::Backend(backend)) => {
+            let (Step::Key("health_check"), Step::Key("headers"), Step::Index(index)) =
+                (steps.next()?, steps.next()?, steps.next()?)
+            else {
+                return None;
+            };
+            return backend.health_check.as_ref()?.headers.get(index).map(|header| header.name.as_str());
+        }
+        _ => return None,
+    };
     let mut pair = || match (steps.next(), steps.next()) {
         (Some(Step::Key(key)), Some(Step::Index(index))) => Some((key, index)),
         _ => None,

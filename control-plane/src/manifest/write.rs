@@ -50,6 +50,10 @@ impl Fields {
         self.put(key, number.map(|number| Yaml::Scalar(number.to_string())));
     }
 
+    fn boolean(&mut self, key: &str, value: Option<bool>) {
+        self.put(key, value.map(|value| Yaml::Scalar(value.to_string())));
+    }
+
     fn duration(&mut self, key: &str, milliseconds: Option<u64>) {
         self.put(key, milliseconds.map(|value| Yaml::Scalar(duration::write(value))));
     }
@@ -134,6 +138,10 @@ fn backend(backend: &wire::Backend) -> Yaml {
     fields.put("tls", backend.tls.as_ref().map(backend_tls));
     fields.put("load_balancing", backend.load_balancing.as_ref().map(balancing));
     fields.put("health_check", backend.health_check.as_ref().map(health));
+    fields.put("outlier_detection", backend.outlier_detection.as_ref().map(outlier_detection));
+    fields.number("panic_threshold", backend.panic_threshold);
+    fields.put("limits", backend.limits.as_ref().map(limits));
+    fields.put("retry_budget", backend.retry_budget.as_ref().map(retry_budget));
     fields.map()
 }
 
@@ -154,22 +162,102 @@ fn endpoint(endpoint: &wire::Endpoint) -> Yaml {
 }
 
 fn balancing(balancing: &wire::LoadBalancing) -> Yaml {
-    let policy = match balancing.policy() {
-        wire::load_balancing::Policy::LeastRequest => "least_request",
-        wire::load_balancing::Policy::RoundRobin | wire::load_balancing::Policy::Unspecified => "round_robin",
-    };
+    use wire::load_balancing::Policy;
     let mut fields = Fields::default();
-    fields.text("policy", policy);
+    let policy = match balancing.policy() {
+        Policy::Unspecified => None,
+        Policy::RoundRobin => Some("round_robin"),
+        Policy::LeastRequest => Some("least_request"),
+        Policy::PeakEwma => Some("peak_ewma"),
+        Policy::ConsistentHash => Some("consistent_hash"),
+    };
+    fields.put("policy", policy.map(Yaml::text));
+    fields.put("hash_on", balancing.hash_on.as_ref().map(hash_on));
+    fields.number("balance_factor", balancing.balance_factor);
+    fields.put("sticky", balancing.sticky.as_ref().map(sticky));
+    fields.duration("slow_start", balancing.slow_start_ms);
+    fields.map()
+}
+
+fn hash_on(on: &wire::HashOn) -> Yaml {
+    use wire::hash_on::Kind;
+    match &on.kind {
+        Some(Kind::Header(name)) => single("header", name),
+        Some(Kind::Cookie(name)) => single("cookie", name),
+        Some(Kind::ClientIp(_)) => Yaml::text("client_ip"),
+        Some(Kind::Path(_)) => Yaml::text("path"),
+        None => Yaml::Map(Vec::new()),
+    }
+}
+
+fn sticky(sticky: &wire::Sticky) -> Yaml {
+    use wire::sticky::SameSite;
+    let mut fields = Fields::default();
+    fields.text("cookie", &sticky.cookie);
+    fields.duration("ttl", sticky.ttl_ms);
+    fields.put("path", sticky.path.as_deref().map(Yaml::text));
+    fields.boolean("secure", sticky.secure);
+    fields.boolean("http_only", sticky.http_only);
+    let site = match sticky.same_site() {
+        SameSite::Unspecified => None,
+        SameSite::Lax => Some("lax"),
+        SameSite::Strict => Some("strict"),
+        SameSite::None => Some("none"),
+    };
+    fields.put("same_site", site.map(Yaml::text));
     fields.map()
 }
 
 fn health(check: &wire::HealthCheck) -> Yaml {
+    use wire::health_check::Type;
     let mut fields = Fields::default();
-    fields.text("path", &check.path);
+    let kind = match check.r#type() {
+        Type::Unspecified => None,
+        Type::Http => Some("http"),
+        Type::Tcp => Some("tcp"),
+        Type::Grpc => Some("grpc"),
+    };
+    fields.put("type", kind.map(Yaml::text));
+    if !check.path.is_empty() || matches!(check.r#type(), Type::Unspecified | Type::Http) {
+        fields.text("path", &check.path);
+    }
+    fields.put("host", check.host.as_deref().map(Yaml::text));
+    let statuses: Vec<_> = check.statuses.iter().map(|status| Yaml::Scalar(status.to_string())).collect();
+    fields.put("statuses", (!statuses.is_empty()).then_some(Yaml::List(statuses)));
+    let headers: Vec<_> =
+        check.headers.iter().map(|header| (quoted(&header.name), Yaml::text(&header.value))).collect();
+    fields.put("headers", (!headers.is_empty()).then_some(Yaml::Map(headers)));
+    fields.put("service", check.service.as_deref().map(Yaml::text));
     fields.duration("interval", check.interval_ms);
     fields.duration("timeout", check.timeout_ms);
     fields.number("healthy_threshold", check.healthy_threshold);
     fields.number("unhealthy_threshold", check.unhealthy_threshold);
+    fields.map()
+}
+
+fn outlier_detection(detection: &wire::OutlierDetection) -> Yaml {
+    let mut fields = Fields::default();
+    fields.number("consecutive_5xx", detection.consecutive_5xx);
+    fields.number("consecutive_gateway_errors", detection.consecutive_gateway_errors);
+    fields.duration("base_ejection_time", detection.base_ejection_time_ms);
+    fields.duration("max_ejection_time", detection.max_ejection_time_ms);
+    fields.number("max_ejected_percent", detection.max_ejected_percent);
+    fields.map()
+}
+
+fn limits(limits: &wire::Limits) -> Yaml {
+    let mut fields = Fields::default();
+    fields.number("connections", limits.connections);
+    fields.number("pending", limits.pending);
+    fields.number("requests", limits.requests);
+    fields.duration("pending_timeout", limits.pending_timeout_ms);
+    fields.map()
+}
+
+fn retry_budget(budget: &wire::RetryBudget) -> Yaml {
+    let mut fields = Fields::default();
+    fields.number("percent", budget.percent);
+    fields.number("min_per_second", budget.min_per_second);
     fields.map()
 }
 
@@ -238,7 +326,8 @@ fn rule(fields: &mut Fields, rule: &wire::Rule) {
         backends => Yaml::List(backends.iter().map(backend_ref).collect()),
     };
     fields.put("backend", Some(backend));
-    fields.put("strip_prefix", rule.strip_prefix.map(|strip| Yaml::Scalar(strip.to_string())));
+    fields.put("sticky_split", rule.sticky_split.as_ref().map(hash_on));
+    fields.boolean("strip_prefix", rule.strip_prefix);
     if let Some(timeouts) = &rule.timeouts {
         let total = wire::Timeouts { total_ms: timeouts.total_ms, ..wire::Timeouts::default() };
         if *timeouts == total {
@@ -311,12 +400,17 @@ fn backend_ref(backend: &wire::BackendRef) -> Yaml {
 
 fn retry(retry: &wire::Retry) -> Yaml {
     let mut fields = Fields::default();
-    fields.number("attempts", Some(retry.attempts));
-    // Without causes it is for connections alone.
-    if !(retry.on_connect && retry.on_statuses.is_empty()) {
-        let connect = retry.on_connect.then(|| Yaml::text("connect"));
-        let statuses = retry.on_statuses.iter().map(|status| Yaml::Scalar(status.to_string()));
-        fields.put("on", Some(Yaml::List(connect.into_iter().chain(statuses).collect())));
-    }
+    fields.number("attempts", retry.attempts);
+    let words = [("connect", retry.on_connect), ("reset", retry.on_reset), ("timeout", retry.on_timeout)];
+    let words = words.into_iter().filter(|(_, on)| *on).map(|(word, _)| Yaml::text(word));
+    let statuses = retry.on_statuses.iter().map(|status| Yaml::Scalar(status.to_string()));
+    let causes: Vec<_> = words.chain(statuses).collect();
+    // Without causes it is for the usual ones.
+    fields.put("on", (!causes.is_empty()).then_some(Yaml::List(causes)));
+    let mut backoff = Fields::default();
+    backoff.duration("base", retry.backoff_base_ms);
+    backoff.duration("max", retry.backoff_max_ms);
+    fields.put("backoff", (!backoff.0.is_empty()).then(|| backoff.map()));
+    fields.duration("retry_after_max", retry.retry_after_max_ms);
     fields.map()
 }

@@ -147,3 +147,21 @@ async fn sigterm_ends_it_cleanly_and_the_file_is_free() {
     assert!(status.success(), "{status}");
     assert!(!folder.path().join("rustygate.db-wal").exists(), "the journal was written into the file");
 }
+
+#[test]
+fn a_start_that_fails_says_why_in_a_line_and_prints_no_backtrace() {
+    let mut command = Command::new(BINARY);
+    command.args([
+        "--database",
+        "/nowhere/rustygate.db",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ]);
+    let output = command.env("RUST_BACKTRACE", "1").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.lines().last().unwrap().starts_with("error: ") && told.contains("/nowhere/rustygate.db"), "{told}");
+    assert!(!told.to_lowercase().contains("backtrace"), "{told}");
+}

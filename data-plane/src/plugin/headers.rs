@@ -54,6 +54,13 @@ impl Edit {
         self.write(fields);
     }
 
+    /// What is set or removed comes in no spelling behind the body: many a reader merges trailers into the head.
+    pub fn apply_to_trailers(&self, trailers: &mut Fields) {
+        let set = self.set.iter().map(|(name, _)| name);
+        let decided: Vec<&str> = set.chain(&self.remove).map(|name| &**name).collect();
+        trailers.retain(|name, _| !decided.iter().any(|decided| alias_is(name, decided)));
+    }
+
     fn write(&self, fields: &mut Fields) {
         for (name, value) in &self.set {
             fields.set(name, value);

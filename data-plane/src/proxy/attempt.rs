@@ -29,7 +29,7 @@ use crate::{
     stream::Pressure,
     target::Target,
     timer::Timer,
-    upstream::{Connection, EndpointState, Link, RetryBudget},
+    upstream::{Connection, EndpointState, Link, Retrying},
     websocket,
     worker::Peer,
 };
@@ -89,7 +89,7 @@ pub async fn attempt(
     endpoint: &Endpoint,
     pool: &Rc<EndpointState>,
     fresh: bool,
-    retry_budget: Option<&RetryBudget>,
+    retrying: &Retrying<'_>,
 ) -> Result<After, Failure> {
     let timeouts = plan.rule.timeouts;
     let pooled = if fresh || plan.upgrade { None } else { pool.reuse(record.started) };
@@ -118,6 +118,14 @@ pub async fn attempt(
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
     let flow = Flow::begin(timeouts, record.started, try_started, !bodyless).with_client(&x.worker.shared.policy);
     flow.replayable.set(upload.can_replay());
+    let silence = timeouts.total / 2;
+    if timeouts.per_try.is_none()
+        && x.request.framing == Framing::Empty
+        && !plan.upgrade
+        && retrying.watches_for_hangs()
+    {
+        flow.watch_for_hang(try_started + silence);
+    }
     let outcome = {
         let pressure = Pressure::default();
         let outgoing;
@@ -150,10 +158,12 @@ pub async fn attempt(
             plan,
             record,
             worker: x.worker,
-            retry_budget,
+            retrying,
         };
-        let uplink = uplink(&mut x.client.input, to, upload, &flow);
-        race(downlink.run(), uplink, x.client.timer, &flow, [x.client.pressure, &pressure], x.client.stream).await
+        let uplink = uplink(&mut x.client.input, to, upload, &flow, plan);
+        let pressures = [x.client.pressure, &pressure];
+        let ask_again = || retrying.ask_again(try_started, silence);
+        race(downlink.run(), uplink, x.client.timer, &flow, pressures, x.client.stream, ask_again).await
     };
     let down = match outcome {
         Outcome::Down(down) => down,
@@ -265,6 +275,7 @@ async fn race(
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
     stream: Option<&RefCell<Outgoing>>,
+    ask_again: impl Fn() -> Option<Instant>,
 ) -> Outcome {
     let mut downlink = pin!(downlink);
     let mut uplink = pin!(uplink);
@@ -279,7 +290,7 @@ async fn race(
             return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
-            if !flow.extend(client, upstream) {
+            if !flow.extend(client, upstream, &ask_again) {
                 return Poll::Ready(Outcome::Expired);
             }
         }

@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 
 use super::{
-    BACKOFF_MAX, Record,
+    Record,
     attempt::Plan,
     carry,
     flow::{Flow, UploadState},
@@ -22,7 +22,7 @@ use crate::{
     },
     http2,
     telemetry::access_log::milliseconds,
-    upstream::RetryBudget,
+    upstream::Retrying,
     websocket,
     worker::Worker,
 };
@@ -76,8 +76,8 @@ pub struct Downlink<'d, 'c, 'u> {
     pub record: &'d mut Record,
     /// Who serves.
     pub worker: &'d Worker,
-    /// What pays for another try, if an answer with one of the route's retry statuses may be held back for one.
-    pub retry_budget: Option<&'d RetryBudget>,
+    /// Whether an answer may be held back for that of another try.
+    pub retrying: &'d Retrying<'d>,
 }
 
 impl Downlink<'_, '_, '_> {
@@ -90,6 +90,9 @@ impl Downlink<'_, '_, '_> {
 
     async fn answer(&mut self) -> Result<Down, Down> {
         self.final_head().await?;
+        if let Some(call) = &self.record.call {
+            call.answered(self.response.status, &self.worker.upstreams);
+        }
         if self.response.status == 101 || self.agrees_in_frames() {
             return self.tunnel().await;
         }
@@ -102,11 +105,9 @@ impl Downlink<'_, '_, '_> {
 
     /// Whether the answer is dropped for another try's; pays for that.
     fn is_worth_another_try(&self) -> bool {
-        let listed = self.plan.rule.retry.on_statuses.contains(&self.response.status);
-        listed
-            && self.flow.replayable.get()
-            && self.flow.has_time(BACKOFF_MAX)
-            && self.retry_budget.is_some_and(RetryBudget::withdraw)
+        let response = &*self.response;
+        self.flow.replayable.get()
+            && self.retrying.after_status(response.status, &response.fields, |span| self.flow.has_time(span))
     }
 
     /// Reads the head of the answer, passing interim ones on.
@@ -226,8 +227,14 @@ impl Downlink<'_, '_, '_> {
         if fields.get("date").is_none() {
             fields.append("Date", &self.worker.date.text(now));
         }
+        let backend = &self.plan.chosen.backend;
+        let cookie = self.record.call.as_ref().and_then(|call| call.cookie);
+        if let (Some(sticky), Some(value)) = (&backend.sticky, cookie) {
+            let value = format!("{}={value:08x}{}", sticky.cookie, sticky.attributes);
+            fields.append("Set-Cookie", value.as_bytes());
+        }
         if self.worker.shared.policy.debug_headers {
-            fields.append("X-RustyGate-Backend", self.plan.chosen.backend.name.as_bytes());
+            fields.append("X-RustyGate-Backend", backend.name.as_bytes());
             let taken = now.saturating_duration_since(self.record.started);
             fields.append_with("X-RustyGate-Duration-ms", |out| milliseconds(out, taken));
         }
@@ -264,6 +271,12 @@ impl Downlink<'_, '_, '_> {
                     }
                 }
                 Piece::End => {
+                    let trailers = self.from.trailers_mut();
+                    if !trailers.is_empty() {
+                        for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
+                            plugin.on_response_trailers(trailers);
+                        }
+                    }
                     self.to.end(reply.framing, self.from.trailers()).map_err(client_gone)?;
                     self.flush().await?;
                     return Ok(Down::Answered { reusable: self.response.persistent(), keep_alive: reply.keep_alive });

@@ -45,6 +45,8 @@ pub struct Flow {
     stall: Cell<Option<Duration>>,
     /// The deadline is the second one since anything moved.
     extended: Cell<bool>,
+    /// The deadline that holds unless the endpoint is found to hang; the present one is when that is asked.
+    patient: Cell<Option<Instant>>,
 }
 
 impl Flow {
@@ -63,6 +65,7 @@ impl Flow {
             replayable: Cell::new(true),
             stall: Cell::new(None),
             extended: Cell::new(false),
+            patient: Cell::new(None),
         };
         match timeouts.per_try {
             _ if has_body => flow.deadline.set(try_started + timeouts.idle),
@@ -77,6 +80,15 @@ impl Flow {
         self.body_timeout = policy.body_timeout.min(self.timeouts.idle);
         self.write_timeout = policy.write_timeout.min(self.timeouts.idle);
         self
+    }
+
+    /// At that time is asked whether the endpoint hangs; as long as it does not, the deadline stays what it is now.
+    pub fn watch_for_hang(&self, at: Instant) {
+        let deadline = self.deadline.get();
+        if at < deadline {
+            self.patient.set(Some(deadline));
+            self.deadline.set(at);
+        }
     }
 
     /// When this try must have come further.
@@ -96,6 +108,7 @@ impl Flow {
     /// The head of the response is there. A stream may be silent for long; another body may not.
     pub fn response_begun(&self, stream: bool, now: Instant) {
         let stall = if stream { self.timeouts.idle } else { self.timeouts.total.min(self.timeouts.idle) };
+        self.patient.set(None);
         self.stall.set(Some(stall));
         self.await_both(now, stall);
     }
@@ -109,7 +122,14 @@ impl Flow {
 
     /// The deadline has passed. It moves on if one side took something meanwhile, or if whoever is waited for has more
     /// time than the other. False if the time is up.
-    pub fn extend(&self, client: &Pressure, upstream: &Pressure) -> bool {
+    pub fn extend(&self, client: &Pressure, upstream: &Pressure, ask_again: impl Fn() -> Option<Instant>) -> bool {
+        if let Some(deadline) = self.patient.take()
+            && let Some(later) = ask_again()
+        {
+            self.deadline.set(deadline);
+            self.watch_for_hang(later);
+            return true;
+        }
         let (client_moved, upstream_moved) = (client.take_moved(), upstream.take_moved());
         let stall = self.stall.get();
         if (client_moved && stall.is_some()) || (upstream_moved && self.upload.get() != UploadState::Done) {
@@ -129,7 +149,7 @@ impl Flow {
 
     /// Whether there is time for another try.
     pub fn has_time(&self, span: Duration) -> bool {
-        Instant::now() + span < self.deadline.get()
+        Instant::now() + span < self.patient.get().unwrap_or_else(|| self.deadline.get())
     }
 
     /// A byte went one way or the other.

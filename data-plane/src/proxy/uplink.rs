@@ -10,6 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    attempt::Plan,
     carry,
     flow::{Flow, UploadState},
     yield_now_and_then,
@@ -93,8 +94,14 @@ impl Upload {
 }
 
 /// Carries what goes up until there is a reason to stop; once all is sent, that is only the client's leaving.
-pub async fn uplink(from: &mut Source<'_>, mut to: Sink<'_>, upload: &mut Upload, flow: &Flow) -> Stop {
-    match send_body(from, &mut to, upload, flow).await {
+pub async fn uplink(
+    from: &mut Source<'_>,
+    mut to: Sink<'_>,
+    upload: &mut Upload,
+    flow: &Flow,
+    plan: &Plan<'_>,
+) -> Stop {
+    match send_body(from, &mut to, upload, flow, plan).await {
         Ok(()) => {}
         Err(Halt::Stop(stop)) => return stop,
         Err(Halt::Upstream) => {
@@ -114,7 +121,13 @@ enum Halt {
     Upstream,
 }
 
-async fn send_body(from: &mut Source<'_>, to: &mut Sink<'_>, upload: &mut Upload, flow: &Flow) -> Result<(), Halt> {
+async fn send_body(
+    from: &mut Source<'_>,
+    to: &mut Sink<'_>,
+    upload: &mut Upload,
+    flow: &Flow,
+    plan: &Plan<'_>,
+) -> Result<(), Halt> {
     if upload.framing == Framing::Empty {
         flow.head_sent.set(true);
         to.flush().await.map_err(|_| Halt::Upstream)?;
@@ -148,6 +161,12 @@ async fn send_body(from: &mut Source<'_>, to: &mut Sink<'_>, upload: &mut Upload
                 }
             }
             Piece::End => {
+                let trailers = from.trailers_mut();
+                if !trailers.is_empty() {
+                    for plugin in plan.rule.plugins.iter().chain(&plan.chosen.plugins) {
+                        plugin.on_request_trailers(trailers);
+                    }
+                }
                 to.end(upload.framing, from.trailers()).map_err(|_| Halt::Upstream)?;
                 to.flush().await.map_err(|_| Halt::Upstream)?;
                 flow.body_sent(*upload.sent_at.get_or_insert_with(Instant::now));

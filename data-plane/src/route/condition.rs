@@ -34,6 +34,7 @@ pub(crate) enum ValueTest {
 #[derive(Debug)]
 pub(crate) struct Pattern {
     text: Box<str>,
+    bytes: usize,
     regex: regex::bytes::Regex,
 }
 
@@ -42,6 +43,9 @@ pub(crate) const PATTERN_BYTES_MAX: usize = 4096;
 
 /// The most bytes that a compiled regex may take, and again what its matcher may cache per thread.
 const PATTERN_MEMORY_MAX: usize = 1 << 20;
+
+/// What a compiled regex is counted as: the least of these that it fits. How much it takes exactly, it does not tell.
+const PATTERN_SIZES: [usize; 4] = [4 << 10, 32 << 10, 256 << 10, PATTERN_MEMORY_MAX];
 
 /// Why a text is no regex.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +64,16 @@ impl Pattern {
             return Err(BadPattern::TooLong);
         }
         // Alone first, so that no text can close the group that it is put into.
-        build(text)?;
-        Ok(Self { text: text.into(), regex: build(&whole(text))? })
+        build(text, PATTERN_MEMORY_MAX)?;
+        let whole = whole(text);
+        let fits = |bytes: usize| build(&whole, bytes).ok().map(|regex| (regex, bytes));
+        let (regex, bytes) = PATTERN_SIZES.into_iter().find_map(fits).ok_or(BadPattern::TooLarge)?;
+        Ok(Self { text: text.into(), bytes, regex })
+    }
+
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub fn text(&self) -> &str {
@@ -78,15 +90,13 @@ pub(super) fn whole(text: &str) -> String {
     format!(r"\A(?:{text})\z")
 }
 
-fn build(text: &str) -> Result<regex::bytes::Regex, BadPattern> {
-    regex::bytes::RegexBuilder::new(text)
-        .size_limit(PATTERN_MEMORY_MAX)
-        .dfa_size_limit(PATTERN_MEMORY_MAX)
-        .build()
-        .map_err(|error| match error {
+fn build(text: &str, bytes_max: usize) -> Result<regex::bytes::Regex, BadPattern> {
+    regex::bytes::RegexBuilder::new(text).size_limit(bytes_max).dfa_size_limit(PATTERN_MEMORY_MAX).build().map_err(
+        |error| match error {
             regex::Error::CompiledTooBig(_) => BadPattern::TooLarge,
             error => BadPattern::Syntax(last_line(&error.to_string())),
-        })
+        },
+    )
 }
 
 /// A syntax error draws the pattern over several lines; its last line says what is wrong.
@@ -131,6 +141,16 @@ impl ValueTest {
 }
 
 impl Conditions {
+    /// About how many bytes its regexes take.
+    pub fn regex_bytes(&self) -> usize {
+        let tests = self.headers.iter().chain(&self.query).map(|condition| &condition.test);
+        let regexes = tests.filter_map(|test| match test {
+            ValueTest::Exact(_) => None,
+            ValueTest::Regex(pattern) => Some(pattern.bytes()),
+        });
+        regexes.sum()
+    }
+
     /// Whether every one holds. Allocates only for a regex on an encoded query parameter.
     pub fn hold(&self, request: &RequestView<'_>) -> bool {
         listener_holds(&self.listeners, request.listener)

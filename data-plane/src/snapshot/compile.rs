@@ -6,7 +6,9 @@
 //! so that one report has all faults; after a fault the half-made snapshot is dropped.
 
 mod backend;
+mod balancing;
 mod changes;
+mod guards;
 mod links;
 mod listener;
 mod matches;
@@ -21,7 +23,9 @@ use rustygate_proto::v1 as wire;
 
 pub(crate) use self::links::Inline;
 pub use self::{
-    backend::{THRESHOLD_MAX, WEIGHT_MAX},
+    backend::WEIGHT_MAX,
+    balancing::BALANCE_FACTOR_MAX,
+    guards::{CONSECUTIVE_MAX, FREE_RETRIES_MAX, LIMIT_MAX, THRESHOLD_MAX},
     rule::ATTEMPTS_MAX,
 };
 use self::{
@@ -38,6 +42,9 @@ use crate::{
 
 /// The most bytes that a name of anything has.
 pub const NAME_BYTES_MAX: usize = 253;
+
+/// The most bytes that the regexes of all routes may take, each counted as 4 KiB, 32 KiB, 256 KiB or 1 MiB.
+const REGEXES_BYTES_MAX: usize = 512 << 20;
 
 /// How many users of a removed resource are named.
 const USERS_NAMED_MAX: usize = 5;
@@ -57,6 +64,8 @@ pub struct Compiled {
     pub(crate) inline: CowMap<Arc<str>, Inline>,
     /// See [`Snapshot::new_names`].
     pub(super) new_names: Arc<[Box<str>]>,
+    /// About how many bytes the regexes of all routes take.
+    regex_bytes: usize,
 }
 
 impl Compiled {
@@ -289,6 +298,8 @@ impl<'a> Draft<'a> {
     fn remove_routes(&mut self, changes: &[&wire::Change]) {
         for change in changes {
             if let Some(route) = self.next.router.tables_mut().remove(&change.name) {
+                let regex_bytes = &mut self.next.compiled.regex_bytes;
+                *regex_bytes = regex_bytes.saturating_sub(route.regex_bytes());
                 for url in &route.inline {
                     links::release(&mut self.next.compiled.inline, url);
                 }
@@ -340,9 +351,24 @@ impl<'a> Draft<'a> {
                 faults: &mut self.faults,
             };
             let route = Arc::new(rule::compile_route(&message, links));
+            self.count_regexes(&route);
             for conflict in self.next.router.tables_mut().insert(&route) {
                 report(&route, &conflict, &mut self.faults);
             }
+        }
+    }
+
+    /// The bound is on all routes, not on those of a push: a proxy that begins gets them in one.
+    fn count_regexes(&mut self, route: &Route) {
+        let before = self.next.compiled.regex_bytes;
+        let after = before + route.regex_bytes();
+        self.next.compiled.regex_bytes = after;
+        if before <= REGEXES_BYTES_MAX && after > REGEXES_BYTES_MAX {
+            let message = format_args!(
+                "the regexes of all routes together are too large: with this one they take more than {} MiB",
+                REGEXES_BYTES_MAX >> 20
+            );
+            self.faults.add_regex_beyond(message);
         }
     }
 

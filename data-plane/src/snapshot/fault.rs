@@ -55,6 +55,17 @@ pub const BAD_KEY: &str = "RG0221";
 /// Terms of TLS, or a protocol, that cannot be.
 pub const BAD_TLS: &str = "RG0222";
 
+/// A listener that cannot be bound.
+pub const CANNOT_BIND: &str = "RG0301";
+/// A push that came broken or out of order.
+pub const BROKEN_PUSH: &str = "RG0302";
+/// A set whose checksum is not that of its revision.
+pub const WRONG_CHECKSUM: &str = "RG0303";
+/// A proxy that failed inside.
+pub const FAILED_INSIDE: &str = "RG0304";
+/// Faults that were left out of a report.
+pub const FAULTS_OMITTED: &str = "RG0305";
+
 /// Collects faults of one resource after the other.
 #[derive(Debug, Default)]
 pub struct Faults {
@@ -100,6 +111,12 @@ impl Faults {
         self.bad_regexes += 1;
         let hint = if self.regexes_are_given_up() { "regexes after this one were not looked at" } else { "" };
         self.add_with_hint(BAD_REGEX, field, message, hint);
+    }
+
+    /// Adds the fault of a regex that is one too many for those before it; no more are tried.
+    pub fn add_regex_beyond(&mut self, message: impl Display) {
+        self.bad_regexes = BAD_REGEXES_MAX;
+        self.add_with_hint(BAD_REGEX, "", message, "use prefixes, or simpler or fewer regexes");
     }
 
     /// Whether so many regexes were bad that no more are to be tried.

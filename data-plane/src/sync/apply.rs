@@ -15,7 +15,7 @@ use super::{
 use crate::{
     held::{Held, Stage, StageError, Transaction},
     publish::Publisher,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, fault},
 };
 
 /// The most bytes of faults that one Nack tells of; the rest is counted.
@@ -90,8 +90,8 @@ fn compile(held: &Mutex<Held>, base: &Snapshot, transaction: Transaction) -> Res
     let revision = transaction.to_revision;
     let stage = lock(held).stage(transaction).map_err(|error| match error {
         StageError::Faults(faults) => Refusal { revision, faults, resync: false },
-        StageError::Base { .. } => Refusal::new(revision, "RG0302", &error.to_string(), true),
-        StageError::Checksum { .. } => Refusal::new(revision, "RG0303", &error.to_string(), true),
+        StageError::Base { .. } => Refusal::new(revision, fault::BROKEN_PUSH, &error.to_string(), true),
+        StageError::Checksum { .. } => Refusal::new(revision, fault::WRONG_CHECKSUM, &error.to_string(), true),
     })?;
     match base.compile(revision, stage.changes()) {
         Ok(snapshot) => Ok((stage, snapshot)),
@@ -100,7 +100,12 @@ fn compile(held: &Mutex<Held>, base: &Snapshot, transaction: Transaction) -> Res
 }
 
 fn crashed(revision: u64, panic: &str) -> Refusal {
-    Refusal::new(revision, "RG0304", &format!("the proxy failed to apply it, please report this: {panic}"), false)
+    Refusal::new(
+        revision,
+        fault::FAILED_INSIDE,
+        &format!("the proxy failed to apply it, please report this: {panic}"),
+        false,
+    )
 }
 
 /// Keeps as many faults as fit, at least one, and counts the rest.
@@ -115,7 +120,7 @@ fn bound(faults: &mut Vec<wire::Fault>) {
     if omitted > 0 {
         faults.truncate(kept);
         let message = format!("and {omitted} more faults");
-        faults.push(wire::Fault { code: "RG0305".to_owned(), message, ..wire::Fault::default() });
+        faults.push(wire::Fault { code: fault::FAULTS_OMITTED.to_owned(), message, ..wire::Fault::default() });
     }
 }
 

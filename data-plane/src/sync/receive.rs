@@ -8,7 +8,7 @@ use rustygate_proto::{
     v1::{self as wire, Begin, Change, Chunk, Commit},
 };
 
-use crate::held::Transaction;
+use crate::{held::Transaction, snapshot::fault};
 
 /// The most changes that one transaction may have.
 pub const CHANGES_MAX: u64 = 2_000_000;
@@ -94,7 +94,8 @@ impl Receiver {
             Self::Collecting(collecting) => collecting.finish(commit),
             Self::Broken(broken) => Err(broken),
         };
-        whole.map_err(|broken| Refusal::new(revision, "RG0302", &broken.to_string(), broken.resync_may_help()))
+        whole
+            .map_err(|broken| Refusal::new(revision, fault::BROKEN_PUSH, &broken.to_string(), broken.resync_may_help()))
     }
 }
 
@@ -220,7 +221,7 @@ mod tests {
     #[test]
     fn what_is_beyond_the_bounds_is_refused_without_being_asked_for_again() {
         let many = refusal(|receiver| receiver.begin(begin(CHANGES_MAX + 1)));
-        assert!(!many.resync && many.faults[0].code == "RG0302", "{many:?}");
+        assert!(!many.resync && many.faults[0].code == fault::BROKEN_PUSH, "{many:?}");
         let id = refusal(|receiver| receiver.begin(Begin { store_id: "x".repeat(257), ..begin(0) }));
         assert!(!id.resync);
     }

@@ -1,15 +1,15 @@
 //! One stream, from Hello to its end: heartbeats out, transactions in, Ack or Nack out.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use rustygate_proto::v1::{Ack, Heartbeat, StreamRequest, stream_request, stream_response::Message};
+use rustygate_proto::v1::{Ack, HealthReport, Heartbeat, StreamRequest, stream_request, stream_response::Message};
 use tokio::{
     sync::{mpsc, watch},
     time::{self, MissedTickBehavior, timeout},
 };
 
 use super::{
-    Config,
+    Config, Reports,
     apply::Applier,
     link::{Link, LinkError, message},
     receive::{Receiver, Refusal},
@@ -24,13 +24,16 @@ pub(crate) async fn follow(
     link: Link,
     applier: &Applier,
     config: &Config,
+    reports: Option<Reports>,
     shutdown: &mut watch::Receiver<bool>,
 ) -> Result<(), LinkError> {
     let heartbeats = send_heartbeats(link.outgoing.clone(), config.heartbeat);
+    let reports = send_reports(link.outgoing.clone(), reports);
     let session = Session { link, applier, silence: config.silence(), receiver: Receiver::default(), resyncing: false };
     tokio::select! {
         ended = session.receive(shutdown) => ended,
         never = heartbeats => match never {},
+        never = reports => match never {},
     }
 }
 
@@ -112,5 +115,24 @@ async fn send_heartbeats(outgoing: mpsc::Sender<StreamRequest>, interval: Durati
         ticks.tick().await;
         // A full queue means that there is something to send anyway.
         let _ = outgoing.try_send(message(stream_request::Message::Heartbeat(Heartbeat {})));
+    }
+}
+
+/// Sends what is known of unhealthy endpoints, unless that is nothing, and again whenever it changes. Never ends either.
+async fn send_reports(outgoing: mpsc::Sender<StreamRequest>, reports: Option<Reports>) -> Infallible {
+    let Some(mut reports) = reports else { return std::future::pending().await };
+    let mut said = Arc::default();
+    loop {
+        let report = Arc::clone(&reports.borrow_and_update());
+        if report != said {
+            let sent = outgoing.send(message(stream_request::Message::Health(HealthReport::clone(&report)))).await;
+            if sent.is_err() {
+                return std::future::pending().await;
+            }
+            said = report;
+        }
+        if reports.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }

@@ -1,37 +1,68 @@
-//! The retry budget: retries may add a fifth to a backend's load, and a few more when there is little of it, so that
-//! retries cannot turn a slow backend into a dead one.
+//! The retry budget: retries may add so many percent to a backend's load, and a few more when there is little of it, so
+//! that retries cannot turn a slow backend into a dead one.
+//!
+//! What requests earn is kept by the worker that serves them and lasts for 10 to 20 s, so that a burst of failures is paid
+//! for by the load before it. The free retries are the process's ([`Group::take_free_retry`]) and touched only when those
+//! that were earned are used up.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
-/// Tokens a request earns, and what a retry costs: one retry for every five requests.
-const RETRY_COST: u32 = 5;
+use tokio::time::Instant;
 
-/// Most tokens saved up: ten retries at once.
-const SAVED_MAX: u32 = 10 * RETRY_COST;
+use crate::{
+    health::{Group, Moment},
+    snapshot::RetryBudget as Terms,
+};
 
-/// See the module documentation.
+/// For how long what was earned lasts, at least.
+const GENERATION: Duration = Duration::from_secs(10);
+
+/// What a retry costs; a request earns as many as its percentage.
+const RETRY_COST: u64 = 100;
+
+/// One worker's. See the module documentation.
 #[derive(Debug)]
 pub struct RetryBudget {
-    tokens: Cell<u32>,
-}
-
-impl Default for RetryBudget {
-    fn default() -> Self {
-        Self { tokens: Cell::new(SAVED_MAX) }
-    }
+    begun: Cell<Instant>,
+    /// Earned in the generation before this, and not yet spent.
+    old: Cell<u64>,
+    /// Earned in this one.
+    new: Cell<u64>,
 }
 
 impl RetryBudget {
+    /// Nothing was earned yet.
+    pub fn new(now: Instant) -> Self {
+        Self { begun: Cell::new(now), old: Cell::new(0), new: Cell::new(0) }
+    }
+
     /// A first try earns.
-    pub fn deposit(&self) {
-        self.tokens.set((self.tokens.get() + 1).min(SAVED_MAX));
+    pub fn deposit(&self, terms: Terms, now: Instant) {
+        self.turn(now);
+        self.new.set(self.new.get() + u64::from(terms.percent));
     }
 
     /// A retry costs; false if it can't be afforded.
-    pub fn withdraw(&self) -> bool {
-        let rest = self.tokens.get().checked_sub(RETRY_COST);
-        self.tokens.set(rest.unwrap_or(self.tokens.get()));
-        rest.is_some()
+    pub fn withdraw(&self, terms: Terms, group: &Group, now: Instant, moment: Moment) -> bool {
+        self.turn(now);
+        let (old, new) = (self.old.get(), self.new.get());
+        if old + new >= RETRY_COST {
+            let from_old = old.min(RETRY_COST);
+            self.old.set(old - from_old);
+            self.new.set(new - (RETRY_COST - from_old));
+            return true;
+        }
+        group.take_free_retry(terms.min_per_second, moment)
+    }
+
+    fn turn(&self, now: Instant) {
+        let age = now.saturating_duration_since(self.begun.get());
+        if age < GENERATION {
+            return;
+        }
+        self.old.set(if age < 2 * GENERATION { self.new.get() } else { 0 });
+        self.new.set(0);
+        self.begun.set(now);
     }
 }
 
@@ -39,15 +70,47 @@ impl RetryBudget {
 mod tests {
     use super::*;
 
+    const TERMS: Terms = Terms { percent: 20, min_per_second: 10 };
+
     #[test]
-    fn retries_are_a_fifth_of_the_requests_beyond_the_first_ten() {
-        let budget = RetryBudget::default();
+    fn retries_are_a_fifth_of_the_requests_beyond_the_free_ones() {
+        let (group, now) = (Group::new("b".into()), Instant::now());
+        let budget = RetryBudget::new(now);
         let retries = (0..1000)
             .filter(|_| {
-                budget.deposit();
-                budget.withdraw()
+                budget.deposit(TERMS, now);
+                budget.withdraw(TERMS, &group, now, Moment(1))
             })
             .count();
-        assert!((200..=212).contains(&retries), "{retries}");
+        assert_eq!(retries, 200 + 10);
+    }
+
+    #[test]
+    fn what_was_earned_is_forgotten_and_free_retries_come_back() {
+        let (group, begun) = (Group::new("b".into()), Instant::now());
+        let budget = RetryBudget::new(begun);
+        let none = Terms { percent: 20, min_per_second: 0 };
+        for _ in 0..100 {
+            budget.deposit(none, begun);
+        }
+        let after = |seconds: u64| (begun + Duration::from_secs(seconds), Moment(seconds * 1000 + 1));
+        let (now, moment) = after(15);
+        assert!(budget.withdraw(none, &group, now, moment), "earned 15 s ago");
+        let (now, moment) = after(40);
+        assert!(!budget.withdraw(none, &group, now, moment), "long ago");
+        let free = |seconds| {
+            let (now, moment) = after(seconds);
+            (0..100).filter(|_| budget.withdraw(TERMS, &group, now, moment)).count()
+        };
+        assert_eq!([free(41), free(41), free(42), free(60)], [10, 0, 10, 10]);
+    }
+
+    #[test]
+    fn a_budget_of_nothing_allows_nothing() {
+        let (group, now) = (Group::new("b".into()), Instant::now());
+        let budget = RetryBudget::new(now);
+        let terms = Terms { percent: 0, min_per_second: 0 };
+        budget.deposit(terms, now);
+        assert!(!budget.withdraw(terms, &group, now, Moment(1)));
     }
 }

@@ -114,11 +114,6 @@ impl EndpointState {
         }
     }
 
-    /// Requests in flight from this worker.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.get()
-    }
-
     /// Counts a request.
     pub fn begin(self: &Rc<Self>, now: Instant) -> InFlight {
         self.used.set(now);

@@ -24,7 +24,8 @@ pub(crate) async fn ask(screen: Screen, client: &Client, args: ExplainArgs) -> R
 pub(crate) fn offline(screen: Screen, args: &ExplainArgs) -> Result<Exit, Failure> {
     let request = request(args)?;
     let documents = input::read(&args.paths)?;
-    let valid = rustygate_control_plane::validate::check(&documents, input::contents(&documents))
+    let contents = input::contents(&documents);
+    let valid = rustygate_control_plane::validate::check(documents, contents)
         .map_err(|faults| validate::refuse(screen, &faults))?;
     let answer = rustygate_control_plane::api::explain(&valid.snapshot, &request);
     let answer = answer.map_err(|status| Failure::new(escape(status.message())))?;

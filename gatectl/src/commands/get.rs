@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use rustygate_control_plane::manifest;
-use rustygate_proto::v1::{self as wire, Kind, backend_ref, load_balancing::Policy, path_match, resource, value_match};
+use rustygate_proto::v1::{
+    self as wire, Kind, backend_ref, endpoint_health::State, load_balancing::Policy, path_match, resource, value_match,
+};
 
 use crate::{
     cli::{DataFormat, GetArgs, KindOrAll},
@@ -22,7 +24,11 @@ pub(crate) async fn run(screen: Screen, client: &Client, args: GetArgs) -> Resul
     let request = wire::GetRequest { kinds, names: args.names.clone(), revision: args.revision.unwrap_or_default() };
     let response = client.get(request).await?;
     let text = match args.output {
-        DataFormat::Table => tables(&response.resources, unix_ms_now(), screen.paint),
+        DataFormat::Table => {
+            let shows_present = args.revision.is_none() && response.resources.iter().any(is_backend);
+            let proxies = if shows_present { client.proxies().await?.proxies } else { Vec::new() };
+            tables(&response.resources, &proxies, unix_ms_now(), screen.paint)
+        }
         DataFormat::Yaml => manifest::to_yaml(&resources(&response)),
         DataFormat::Json => json(&resources(&response))?,
     };
@@ -68,11 +74,16 @@ fn json(resources: &[wire::Resource]) -> Result<String, Failure> {
     Ok(format!("{:#}\n", value.unwrap_or_else(|| serde_json::json!({}))))
 }
 
-/// A table for each kind that there is.
-fn tables(stored: &[wire::StoredResource], now_ms: u64, paint: Paint) -> String {
+fn is_backend(stored: &wire::StoredResource) -> bool {
+    let kind = stored.resource.as_ref().and_then(|resource| resource.kind.as_ref());
+    matches!(kind, Some(resource::Kind::Backend(_)))
+}
+
+/// A table for each kind that there is. Backends are shown with what the proxies find of their endpoints.
+fn tables(stored: &[wire::StoredResource], proxies: &[wire::Proxy], now_ms: u64, paint: Paint) -> String {
     let mut certificates = Table::new(&["CERTIFICATE", "NAMES", "EXPIRES", "OWNER", "REVISION"]);
     let mut listeners = Table::new(&["LISTENER", "ADDRESS", "TLS", "OWNER", "REVISION"]);
-    let mut backends = Table::new(&["BACKEND", "ENDPOINTS", "POLICY", "OWNER", "REVISION"]);
+    let mut backends = Table::new(&["BACKEND", "ENDPOINTS", "HEALTH", "POLICY", "OWNER", "REVISION"]);
     let mut plugins = Table::new(&["PLUGIN", "TYPE", "OWNER", "REVISION"]);
     let mut routes = Table::new(&["ROUTE", "HOSTS", "MATCHES", "BACKENDS", "PLUGINS", "OWNER", "REVISION"]);
     let mut used = [false; 5];
@@ -86,7 +97,14 @@ fn tables(stored: &[wire::StoredResource], now_ms: u64, paint: Paint) -> String 
             }
             Some(resource::Kind::Backend(backend)) => {
                 used[1] = true;
-                backends.row([backend.name.clone(), endpoints(backend), policy(backend).to_owned(), owner, revision]);
+                backends.row([
+                    backend.name.clone(),
+                    endpoints(backend),
+                    health(backend, proxies),
+                    policy(backend).to_owned(),
+                    owner,
+                    revision,
+                ]);
             }
             Some(resource::Kind::Plugin(plugin)) => {
                 used[2] = true;
@@ -120,10 +138,51 @@ fn endpoints(backend: &wire::Backend) -> String {
     }))
 }
 
+/// What each connected proxy finds: how many endpoints are well, and what is the matter with the others.
+fn health(backend: &wire::Backend, proxies: &[wire::Proxy]) -> String {
+    let connected = proxies.iter().filter(|proxy| proxy.connected);
+    let findings = connected.map(|proxy| {
+        let all = backend.endpoints.len();
+        let unhealthy: Vec<_> = backend.endpoints.iter().filter_map(|one| trouble(one, backend, proxy)).collect();
+        let well = all - unhealthy.len();
+        let reasons = if unhealthy.is_empty() { String::new() } else { format!(" ({})", unhealthy.join(", ")) };
+        format!("{}: {well}/{all}{reasons}", proxy.node_id)
+    });
+    some_of(findings)
+}
+
+/// "10.0.0.1:8002 down", or `None` if the proxy says nothing of it.
+fn trouble(endpoint: &wire::Endpoint, backend: &wire::Backend, proxy: &wire::Proxy) -> Option<String> {
+    let authority = authority(&endpoint.url)?;
+    let mut unhealthy = proxy.health.iter().flat_map(|report| &report.unhealthy);
+    let found = unhealthy
+        .find(|health| health.endpoint == authority && (health.backend.is_empty() || health.backend == backend.name))?;
+    let state = match found.state() {
+        State::Down => "down",
+        State::Ejected => "ejected",
+        State::Unspecified => "unhealthy",
+    };
+    Some(format!("{authority} {state}"))
+}
+
+/// "host:port" of a URL, as proxies call its endpoint.
+fn authority(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
+    let bracketless = authority.rsplit(']').next().unwrap_or_default();
+    Some(match (bracketless.rsplit_once(':'), scheme.eq_ignore_ascii_case("https")) {
+        (Some(_), _) => authority,
+        (None, true) => format!("{authority}:443"),
+        (None, false) => format!("{authority}:80"),
+    })
+}
+
 fn policy(backend: &wire::Backend) -> &'static str {
     match backend.load_balancing.as_ref().map(wire::LoadBalancing::policy) {
-        None | Some(Policy::Unspecified | Policy::RoundRobin) => "round_robin",
-        Some(Policy::LeastRequest) => "least_request",
+        None | Some(Policy::Unspecified | Policy::LeastRequest) => "least_request",
+        Some(Policy::RoundRobin) => "round_robin",
+        Some(Policy::PeakEwma) => "peak_ewma",
+        Some(Policy::ConsistentHash) => "consistent_hash",
     }
 }
 
@@ -230,9 +289,26 @@ mod tests {
             ..wire::Backend::default()
         };
         let all = [stored(resource::Kind::Backend(backend)), stored(resource::Kind::Route(route))];
-        insta::assert_snapshot!(tables(&all, 0, Paint { on: false }), @r"
-        BACKEND  ENDPOINTS                                       POLICY       OWNER    REVISION
-        users    http://10.0.0.1:8002, http://10.0.0.2:8002 (2)  round_robin  default  3
+        let unhealthy = |backend: &str, endpoint: &str, state: State| wire::EndpointHealth {
+            backend: backend.to_owned(),
+            endpoint: endpoint.to_owned(),
+            state: state.into(),
+            since_unix_ms: 0,
+        };
+        let proxy = |node_id: &str, connected, unhealthy| wire::Proxy {
+            node_id: node_id.to_owned(),
+            connected,
+            health: Some(wire::HealthReport { unhealthy, omitted: 0 }),
+            ..wire::Proxy::default()
+        };
+        let proxies = [
+            proxy("a", true, vec![unhealthy("other", "10.0.0.1:8002", State::Ejected)]),
+            proxy("b", true, vec![unhealthy("", "10.0.0.2:8002", State::Down)]),
+            proxy("gone", false, vec![unhealthy("", "10.0.0.1:8002", State::Down)]),
+        ];
+        insta::assert_snapshot!(tables(&all, &proxies, 0, Paint { on: false }), @r"
+        BACKEND  ENDPOINTS                                       HEALTH                               POLICY         OWNER    REVISION
+        users    http://10.0.0.1:8002, http://10.0.0.2:8002 (2)  a: 2/2, b: 1/2 (10.0.0.2:8002 down)  least_request  default  3
 
         ROUTE  HOSTS  MATCHES                                           BACKENDS                          PLUGINS  OWNER    REVISION
         users  -      GET|HEAD /v2 x-team~red|blue, /a/*, /b/*, 1 more  users (90), users-v2 (10), users  login    default  3
@@ -240,7 +316,14 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_are_called_as_proxies_call_them() {
+        let names = ["http://A.example", "https://a/b", "http://[::1]:81/x", "http://[::1]", "http://10.0.0.1:8"];
+        let names = names.map(|url| authority(url).expect("a URL"));
+        assert_eq!(names, ["a.example:80", "a:443", "[::1]:81", "[::1]:80", "10.0.0.1:8"]);
+    }
+
+    #[test]
     fn nothing_is_no_table() {
-        assert_eq!(tables(&[], 0, Paint { on: false }), "");
+        assert_eq!(tables(&[], &[], 0, Paint { on: false }), "");
     }
 }

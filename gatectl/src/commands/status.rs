@@ -1,6 +1,6 @@
 //! `status`: each proxy, what it serves, how far behind it is, and what it refused.
 
-use rustygate_proto::v1 as wire;
+use rustygate_proto::v1::{self as wire, endpoint_health::State};
 
 use super::change;
 use crate::{
@@ -110,7 +110,26 @@ pub(crate) fn proxy_json(proxy: &wire::Proxy) -> serde_json::Value {
         "lag_ms": proxy.lag_ms,
         "refused_revision": (proxy.refused_revision > 0).then_some(proxy.refused_revision),
         "faults": faults_json(&proxy.faults),
+        "unhealthy": proxy.health.as_ref().map(unhealthy_json).unwrap_or_else(|| serde_json::json!([])),
+        "unhealthy_omitted": proxy.health.as_ref().map_or(0, |report| report.omitted),
     })
+}
+
+fn unhealthy_json(report: &wire::HealthReport) -> serde_json::Value {
+    let one = |health: &wire::EndpointHealth| {
+        let state = match health.state() {
+            State::Down => "down",
+            State::Ejected => "ejected",
+            State::Unspecified => "unhealthy",
+        };
+        serde_json::json!({
+            "backend": (!health.backend.is_empty()).then_some(&health.backend),
+            "endpoint": health.endpoint,
+            "state": state,
+            "since_unix_ms": health.since_unix_ms,
+        })
+    };
+    report.unhealthy.iter().map(one).collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use crate::{
 /// Shows every fault, or how much of what there is.
 pub(crate) fn run(screen: Screen, args: &ValidateArgs) -> Result<Exit, Failure> {
     let documents = input::read(&args.files.paths)?;
-    let result = validate::check(&documents, input::contents(&documents));
+    let references = input::contents(&documents);
+    let result = validate::check(documents, references);
     if args.output == TextFormat::Json {
         let faults = result.as_ref().err().map_or(&[][..], Vec::as_slice);
         screen.json(&serde_json::json!({"valid": result.is_ok(), "faults": faults_json(faults)}))?;

@@ -184,3 +184,41 @@ async fn what_an_upstream_says_arrives_as_it_was_said() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn framing_fields_in_another_spelling_end_at_the_gateway() {
+    let answer =
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Kept: 1\r\n\r\nx";
+    let upstream = Witness::start(move |_| Reply::Send(answer.as_bytes().to_vec())).await;
+    with_gateway(&all_to(&upstream.url()), async |gateway| {
+        let response = Client::connect(gateway.proxy_addr()).await.get("/").await;
+        assert_eq!(response.text(), "x");
+        assert_eq!(response.header("x_kept"), Some("1"));
+        for name in ["content_length", "transfer_encoding"] {
+            assert_eq!(response.header(name), None, "{name}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_plugin_decides_in_the_head_is_not_said_behind_the_body() {
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nCache-Control: public\r\nX-Down: 1\r\nx_gone: 1\r\n\r\n";
+    let upstream = Witness::start(move |_| Reply::Send(answer.as_bytes().to_vec())).await;
+    let manifest = format!(
+        "plugins: [{{name: p, type: headers, config: {{request: {{set: {{x-team: red}}, remove: [x-internal]}}, \
+         response: {{set: {{cache-control: no-store}}, remove: [x-gone]}}}}}}]\n\
+         routes: [{{name: all, path: /, backend: \"{}\", plugins: [p]}}]",
+        upstream.url()
+    );
+    with_gateway(&manifest, async |gateway| {
+        let mut wire = crate::harness::Wire::connect(gateway.proxy_addr()).await;
+        wire.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        wire.send("1\r\nx\r\n0\r\nX-Team: blue\r\nx_team: blue\r\nX-Internal: 1\r\nX-Up: 1\r\n\r\n").await;
+        wire.head().await;
+        assert_eq!(wire.until("\r\n\r\n").await, "1\r\nx\r\n0\r\nX-Down: 1\r\n\r\n");
+        let sent = String::from_utf8(upstream.requests().remove(0).bytes).expect("text");
+        assert!(sent.ends_with("\r\n0\r\nX-Up: 1\r\n\r\n"), "{sent}");
+    })
+    .await;
+}

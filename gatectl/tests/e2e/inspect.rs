@@ -32,9 +32,9 @@ async fn get_shows_a_table_for_each_kind_and_only_what_is_asked_for() {
     let gateway = Gateway::builder().proxies(0).start().await;
     gateway.gatectl_with(&["apply", "-f", "-"], CANARY).await.expect(0);
     insta::assert_snapshot!(gateway.gatectl(&["get"]).await.expect(0), @r"
-    BACKEND   ENDPOINTS             POLICY       OWNER    REVISION
-    users     http://10.0.0.1:8002  round_robin  default  1
-    users-v2  http://10.0.0.2:8002  round_robin  default  1
+    BACKEND   ENDPOINTS             HEALTH  POLICY         OWNER    REVISION
+    users     http://10.0.0.1:8002  -       least_request  default  1
+    users-v2  http://10.0.0.2:8002  -       least_request  default  1
 
     ROUTE       HOSTS              MATCHES                     BACKENDS  PLUGINS  OWNER    REVISION
     canary      -                  /api/users/* x-version=two  users-v2  -        default  1
@@ -108,7 +108,7 @@ async fn validate_needs_no_control_plane_and_reports_every_fault_of_every_file()
       |
     3 |   backnd: users
       |   ^^^^^^
-      = help: did you mean "backend"? a route has: name, listeners, host, hosts, rules, path, method, headers, query, matches, backend, strip_prefix, timeout, timeouts, retry, plugins
+      = help: did you mean "backend"? a route has: name, listeners, host, hosts, rules, path, method, headers, query, matches, backend, strip_prefix, timeout, timeouts, retry, plugins, sticky_split
 
     error[RG0103]: expected an integer, found a string
      --> c.yaml:5:35
@@ -239,4 +239,14 @@ async fn completions_know_the_commands() {
         let script = gatectl(Path::new(HERE), &["completions", shell], "").await.expect(0);
         assert!(script.contains("rollback") && script.contains("gatectl"), "{shell}");
     }
+}
+
+#[tokio::test]
+async fn explain_says_that_there_is_no_such_listener() {
+    let gateway = Gateway::builder().proxies(0).start().await;
+    gateway.gatectl_with(&["apply", "-f", "-"], CANARY).await.expect(0);
+    let told = gateway.gatectl(&["explain", "GET", "/api/users", "--listener", "nope"]).await.expect_stderr(1);
+    assert!(told.contains("there is no listener \"nope\""), "{told}");
+    gateway.gatectl(&["explain", "GET", "/api/users", "--listener", "default"]).await.expect(0);
+    gateway.shutdown().await;
 }

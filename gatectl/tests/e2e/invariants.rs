@@ -64,7 +64,8 @@ async fn a_push_leaves_the_turns_and_the_connections_of_what_it_does_not_change(
     let (one, two) = (named("one").await, named("two").await);
     let yaml = |others: &str| {
         format!(
-            "backends: [{{name: pair, endpoints: [{{url: \"{}\"}}, {{url: \"{}\"}}]}}]\n\
+            "backends:\n- name: pair\n  endpoints: [{{url: \"{}\"}}, {{url: \"{}\"}}]\n  \
+             load_balancing: {{policy: round_robin}}\n\
              routes:\n- {{name: pair, path: /, backend: pair}}\n{others}",
             one.url(),
             two.url()
@@ -92,22 +93,22 @@ async fn a_push_leaves_the_retry_budget_of_what_it_does_not_change() {
             .await;
     let yaml = |other: usize| {
         format!(
-            "routes:\n- {{name: all, path: /, backend: \"{}\", retry: {{attempts: 1, on: [503]}}}}\n\
+            "backends: [{{name: b, endpoints: [\"{}\"], retry_budget: {{percent: 20, min_per_second: 0}}}}]\n\
+             routes:\n- {{name: all, path: /, backend: b, retry: {{attempts: 1, on: [503]}}}}\n\
              - {{name: other, path: /other/{other}, backend: \"http://127.0.0.1:1\"}}\n",
             failing.url()
         )
     };
     with_gateway(&yaml(0), async |gateway| {
         let mut client = Client::connect(gateway.proxy_addr()).await;
-        for push in 1..=5 {
-            for _ in 0..10 {
+        for push in 1..=10 {
+            for _ in 0..3 {
                 assert_eq!(client.get("/").await.status, 503);
             }
             gateway.apply(&yaml(push)).await;
         }
-        // Ten retries that a new budget has, and one for every five requests; a reset would give ten for each push.
-        let tries = failing.requests().len();
-        assert!((60..=71).contains(&tries), "{tries} tries for 50 requests");
+        // One for every five requests; a reset after every three would give none.
+        assert_eq!(failing.requests().len(), 36, "tries for 30 requests");
     })
     .await;
 }
@@ -124,6 +125,7 @@ async fn a_push_leaves_what_checks_know_of_what_it_does_not_change() {
     let yaml = |other: usize| {
         format!(
             "backends:\n- name: pair\n  endpoints: [{{url: \"{}\"}}, {{url: \"{}\"}}]\n  \
+             load_balancing: {{policy: round_robin}}\n  \
              health_check: {{path: /health, interval: 100ms, unhealthy_threshold: 1}}\n\
              routes:\n- {{name: pair, path: /, backend: pair}}\n\
              - {{name: other, path: /other/{other}, backend: \"http://127.0.0.1:1\"}}\n",

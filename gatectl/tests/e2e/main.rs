@@ -19,6 +19,7 @@ mod invariants;
 mod limits;
 mod listeners;
 mod quick_start;
+mod resilience;
 mod restart;
 mod retries;
 mod streams;

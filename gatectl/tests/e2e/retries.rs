@@ -15,6 +15,12 @@ fn manifest(urls: &[&str], rest: &str) -> String {
     )
 }
 
+/// The same, with endpoints in turn, whatever they answer: what a test can count on.
+fn in_turn(manifest: &str) -> String {
+    let all_in_turn = "load_balancing: {policy: round_robin}, outlier_detection: {consecutive_gateway_errors: 0}";
+    manifest.replace("{name: b,", &format!("{{name: b, {all_in_turn},"))
+}
+
 async fn unavailable() -> Witness {
     Witness::start(|_| Reply::Send(UNAVAILABLE.to_vec())).await
 }
@@ -29,7 +35,8 @@ fn retries(metrics: &str) -> u64 {
 async fn a_request_that_was_never_sent_goes_to_another_endpoint_whatever_it_is() {
     let live = Witness::saying("live").await;
     let dead = format!("http://127.0.0.1:{}", free_port());
-    with_gateway(&manifest(&[&dead, &live.url()], "retry: {attempts: 1, on: [connect]}"), async |gateway| {
+    let yaml = in_turn(&manifest(&[&dead, &live.url()], "retry: {attempts: 1, on: [connect]}"));
+    with_gateway(&yaml, async |gateway| {
         let mut client = Client::connect(gateway.proxy_addr()).await;
         for number in 0..4 {
             assert_eq!(client.get("/").await.text(), "live");
@@ -43,10 +50,11 @@ async fn a_request_that_was_never_sent_goes_to_another_endpoint_whatever_it_is()
 }
 
 #[tokio::test]
-async fn without_a_retry_policy_there_is_no_retry() {
+async fn without_attempts_there_is_no_retry() {
     let live = Witness::saying("live").await;
     let dead = format!("http://127.0.0.1:{}", free_port());
-    with_gateway(&manifest(&[&dead, &live.url()], "timeout: 5s"), async |gateway| {
+    let yaml = in_turn(&manifest(&[&dead, &live.url()], "retry: {attempts: 0}"));
+    with_gateway(&yaml, async |gateway| {
         let mut client = Client::connect(gateway.proxy_addr()).await;
         let mut statuses = Vec::new();
         for _ in 0..4 {
@@ -61,7 +69,7 @@ async fn without_a_retry_policy_there_is_no_retry() {
 #[tokio::test]
 async fn a_listed_status_is_tried_elsewhere_unless_a_second_time_could_do_harm() {
     let (busy, live) = (unavailable().await, Witness::saying("live").await);
-    let yaml = manifest(&[&busy.url(), &live.url()], "retry: {attempts: 1, on: [503]}");
+    let yaml = in_turn(&manifest(&[&busy.url(), &live.url()], "retry: {attempts: 1, on: [503]}"));
     with_gateway(&yaml, async |gateway| {
         let mut client = Client::connect(gateway.proxy_addr()).await;
         for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "GET"] {
@@ -108,13 +116,15 @@ async fn retries_are_a_bounded_share_of_the_load() {
     let busy = unavailable().await;
     with_gateway(&manifest(&[&busy.url()], "retry: {attempts: 3, on: [503]}"), async |gateway| {
         // One connection is served by one worker, which has its own budget.
+        let begun = tokio::time::Instant::now();
         let mut client = Client::connect(gateway.proxy_addr()).await;
         for _ in 0..REQUESTS {
             assert_eq!(client.get("/").await.status, 503);
         }
         let again = busy.requests().len() - REQUESTS;
-        // Ten at once, and one for every five requests.
-        assert!((10..=10 + REQUESTS / 5).contains(&again), "{again} retries");
+        // Ten at once and in each second, and one for every five requests.
+        let seconds = usize::try_from(begun.elapsed().as_secs()).expect("few") + 1;
+        assert!((10..=10 + 10 * seconds + REQUESTS / 5).contains(&again), "{again} retries");
         assert_eq!(retries(&gateway.metrics(0).await), again as u64);
     })
     .await;
@@ -132,7 +142,7 @@ async fn a_request_that_met_a_closing_connection_is_sent_again_if_that_does_no_h
     })
     .await;
     let large = vec![b'x'; 100 << 10];
-    with_gateway(&manifest(&[&upstream.url()], "timeout: 5s"), async |gateway| {
+    with_gateway(&manifest(&[&upstream.url()], "retry: {attempts: 0}"), async |gateway| {
         for (method, body, status) in [
             ("GET", b"".as_slice(), 200),
             ("PUT", b"small", 200),
@@ -193,6 +203,40 @@ async fn what_the_client_has_not_sent_yet_is_asked_for_once() {
         wire.until("rest").await;
         wire.send(answer("whole")).await;
         client.until("whole").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_endpoint_asks_for_is_waited_for_only_if_there_is_no_other_and_only_so_long() {
+    let asking = |seconds: &'static str| {
+        let first = AtomicUsize::new(0);
+        Witness::start(move |_| match first.fetch_add(1, SeqCst) {
+            0 => Reply::Send(
+                format!("HTTP/1.1 503 Busy\r\nretry-after: {seconds}\r\ncontent-length: 4\r\n\r\nbusy").into_bytes(),
+            ),
+            _ => Reply::Send(answer("served")),
+        })
+    };
+    for (seconds, status, waits) in [("1", 200, true), ("2", 503, false), ("0", 200, false)] {
+        let busy = asking(seconds).await;
+        with_gateway(&manifest(&[&busy.url()], "timeout: 5s"), async |gateway| {
+            let begun = tokio::time::Instant::now();
+            let response = Client::connect(gateway.proxy_addr()).await.get("/").await;
+            assert_eq!(response.status, status, "{seconds}");
+            assert_eq!(begun.elapsed().as_millis() >= 1_000, waits, "{seconds}");
+        })
+        .await;
+    }
+    let (busy, live) = (asking("1").await, Witness::saying("live").await);
+    with_gateway(&in_turn(&manifest(&[&busy.url(), &live.url()], "timeout: 5s")), async |gateway| {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        let begun = tokio::time::Instant::now();
+        for _ in 0..2 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        assert_eq!(busy.requests().len() + live.requests().len(), 3);
+        assert!(begun.elapsed().as_millis() < 1_000);
     })
     .await;
 }

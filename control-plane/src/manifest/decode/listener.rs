@@ -29,7 +29,8 @@ fn listener_tls(faults: &mut Faults, node: &Node<'_>) -> Option<wire::ListenerTl
     let certificates =
         certificates.filter(|node| faults.filled_list(node, "TLS needs at least one certificate").is_some());
     let certificates = certificates.map(|node| names(faults, node)).unwrap_or_default();
-    let min_version = min_version.and_then(|entry| word(faults, &entry.value, "version", &VERSIONS)).map(i32::from);
+    let min_version =
+        min_version.and_then(|entry| word(faults, &entry.value, "version", "versions", &VERSIONS)).map(i32::from);
     let alpn = alpn.and_then(|entry| faults.filled_list(&entry.value, "leave `alpn` out for h2 and http/1.1"));
     let alpn = alpn.map(|nodes| faults.distinct(nodes, text)).unwrap_or_default();
     let client_auth = client_auth.and_then(|entry| auth(faults, &entry.value));
@@ -40,7 +41,10 @@ fn auth(faults: &mut Faults, node: &Node<'_>) -> Option<wire::ClientAuth> {
     use wire::client_auth::Mode;
     const MODES: [(&str, Mode); 2] = [("required", Mode::Required), ("optional", Mode::Optional)];
     let fields = faults.fields(node, "client_auth", ["mode", "ca"])?;
-    let mode = faults.required(&fields, "mode").and_then(|node| word(faults, node, "mode", &MODES)).unwrap_or_default();
+    let mode = faults
+        .required(&fields, "mode")
+        .and_then(|node| word(faults, node, "mode", "modes", &MODES))
+        .unwrap_or_default();
     let ca = faults.required(&fields, "ca").and_then(|node| outside_text(faults, node)).unwrap_or_default();
     Some(wire::ClientAuth { mode: mode.into(), ca })
 }

@@ -3,7 +3,7 @@
 use rustygate_data_plane::snapshot::compile::ATTEMPTS_MAX;
 use rustygate_proto::v1 as wire;
 
-use super::{milliseconds, name, names, text, weight};
+use super::{hash_on, milliseconds, name, names, text, weight};
 use crate::manifest::faults::{BAD_VALUE, DUPLICATE_KEY, Faults};
 use crate::manifest::name::from_match;
 use crate::manifest::node::{Entry, Node, Scalar, Value};
@@ -24,6 +24,7 @@ struct RuleFields<'n, 't> {
     timeouts: Field<'n, 't>,
     retry: Field<'n, 't>,
     plugins: Field<'n, 't>,
+    sticky_split: Field<'n, 't>,
 }
 
 /// The route, and whether it was given its name.
@@ -45,10 +46,12 @@ pub(super) fn route(faults: &mut Faults, node: &Node<'_>) -> Option<(wire::Route
         "timeouts",
         "retry",
         "plugins",
+        "sticky_split",
     ];
     let fields = faults.fields(node, "a route", known)?;
     let [given, listeners, host, hosts, rules, flat @ ..] = fields.found;
-    let [path, method, headers, query, matches, _, strip_prefix, timeout, timeouts, retry, plugins] = flat;
+    let [path, method, headers, query, matches, _, strip_prefix, timeout, timeouts, retry, plugins, sticky_split] =
+        flat;
     if let (Some(one), Some(other)) = (host, hosts) {
         faults.conflict(one, other, "put all hosts into \"hosts\"");
     }
@@ -75,6 +78,7 @@ pub(super) fn route(faults: &mut Faults, node: &Node<'_>) -> Option<(wire::Route
                 timeouts,
                 retry,
                 plugins,
+                sticky_split,
             };
             vec![rule(faults, &fields)]
         }
@@ -104,12 +108,26 @@ fn listed_rule(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Rule> {
         "timeouts",
         "retry",
         "plugins",
+        "sticky_split",
     ];
     let fields = faults.fields(node, "a rule", known)?;
-    let [path, method, headers, query, matches, _, strip_prefix, timeout, timeouts, retry, plugins] = fields.found;
+    let [path, method, headers, query, matches, _, strip_prefix, timeout, timeouts, retry, plugins, sticky_split] =
+        fields.found;
     let backend = faults.required(&fields, "backend");
-    let fields =
-        RuleFields { path, method, headers, query, matches, backend, strip_prefix, timeout, timeouts, retry, plugins };
+    let fields = RuleFields {
+        path,
+        method,
+        headers,
+        query,
+        matches,
+        backend,
+        strip_prefix,
+        timeout,
+        timeouts,
+        retry,
+        plugins,
+        sticky_split,
+    };
     Some(rule(faults, &fields))
 }
 
@@ -121,6 +139,7 @@ fn rule(faults: &mut Faults, fields: &RuleFields<'_, '_>) -> wire::Rule {
         timeouts: all_timeouts(faults, fields.timeout, fields.timeouts),
         retry: fields.retry.and_then(|entry| retry(faults, &entry.value)),
         plugins: fields.plugins.map(|entry| names(faults, &entry.value)).unwrap_or_default(),
+        sticky_split: fields.sticky_split.and_then(|entry| hash_on(faults, &entry.value)),
     }
 }
 
@@ -347,28 +366,39 @@ fn all_timeouts(faults: &mut Faults, timeout: Field<'_, '_>, timeouts: Field<'_,
 }
 
 fn retry(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Retry> {
-    let fields = faults.fields(node, "a retry", ["attempts", "on"])?;
-    let [_, on] = fields.found;
-    let attempts = faults.required(&fields, "attempts").and_then(|node| faults.integer(node, 1, ATTEMPTS_MAX));
-    let mut retry =
-        wire::Retry { attempts: attempts.unwrap_or_default(), on_connect: on.is_none(), on_statuses: vec![] };
-    let hint = "leave it out to retry when no connection could be made";
+    let fields = faults.fields(node, "a retry", ["attempts", "on", "backoff", "retry_after_max"])?;
+    let [attempts, on, backoff, patience] = fields.found;
+    let mut retry = wire::Retry {
+        attempts: attempts.and_then(|entry| faults.integer(&entry.value, 0, ATTEMPTS_MAX)),
+        retry_after_max_ms: patience.and_then(|entry| milliseconds(faults, &entry.value)),
+        ..wire::Retry::default()
+    };
+    if let Some([base, most]) =
+        backoff.and_then(|entry| faults.fields(&entry.value, "a backoff", ["base", "max"])).map(|fields| fields.found)
+    {
+        retry.backoff_base_ms = base.and_then(|entry| milliseconds(faults, &entry.value));
+        retry.backoff_max_ms = most.and_then(|entry| milliseconds(faults, &entry.value));
+    }
+    let hint = "leave it out for the usual causes, or write attempts: 0 for no retries";
     let causes = on.and_then(|entry| faults.filled_list(&entry.value, hint)).unwrap_or_default();
     for cause in causes {
         match cause.scalar() {
             Some(Scalar::Text("connect")) => retry.on_connect = true,
+            Some(Scalar::Text("reset")) => retry.on_reset = true,
+            Some(Scalar::Text("timeout")) => retry.on_timeout = true,
             Some(Scalar::Integer(status @ 400..=599)) => retry.on_statuses.extend(u32::try_from(status)),
             Some(Scalar::Integer(_)) => {
                 faults.add(BAD_VALUE, cause.span, "only statuses from 400 to 599 are retried", "");
             }
             Some(Scalar::Text(other)) => {
                 let message = format!("unknown cause of a retry {}", shown(other));
-                faults.add(BAD_VALUE, cause.span, message, "causes are: connect, and statuses from 400 to 599");
+                let hint = "causes are: connect, reset, timeout, and statuses from 400 to 599";
+                faults.add(BAD_VALUE, cause.span, message, hint);
             }
-            _ => faults.mismatch(cause, "connect or a status"),
+            _ => faults.mismatch(cause, "connect, reset, timeout or a status"),
         }
     }
     retry.on_statuses.sort_unstable();
     retry.on_statuses.dedup();
-    Some(retry)
+    (retry != wire::Retry::default()).then_some(retry)
 }

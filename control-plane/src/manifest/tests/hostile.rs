@@ -12,7 +12,7 @@ use super::*;
 fn codes(text: String) -> Vec<String> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(move || {
-        let faults = parse(&documents(&[&text])).faults;
+        let faults = parse(documents(&[&text])).faults;
         let codes = faults.into_iter().map(|fault| fault.code).collect();
         sender.send(codes).unwrap();
     });
@@ -160,7 +160,7 @@ proptest! {
         damaged.splice(at..at, yaml.chars().take(5));
         let damaged: String = damaged.into_iter().collect();
         for text in [text, yaml.clone(), format!("routes:\n- {yaml}"), format!("routes: [{{{yaml}}}]"), damaged] {
-            let Parsed { resources, faults, .. } = parse(&documents(&[&text]));
+            let Parsed { resources, faults, .. } = parse(documents(&[&text]));
             let yaml = to_yaml(&resources);
             prop_assert_eq!(to_yaml(&parsed(&yaml).resources), yaml);
             let rendered = render(&faults, false);

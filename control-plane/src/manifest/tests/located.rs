@@ -5,7 +5,8 @@ use super::*;
 const TEXT: &str = r#"backends:
   - name: users
     endpoints: ["http://a", {url: "http://b", weight: 2}]
-    health_check: {path: /healthz, interval: 5s}
+    health_check: {path: /healthz, interval: 5s, headers: {b: "2", A: "1"}}
+    load_balancing: {policy: consistent_hash, hash_on: {header: x}, sticky: {cookie: c, ttl: 1s}}
 plugins:
   - name: limit
     type: rate_limit
@@ -27,7 +28,7 @@ routes:
           - path: /a
           - {path: /b, query: {q: {regex: "("}}}
         backend: [{name: y}, {url: "http://"}]
-        retry: {attempts: 2, on: [502]}
+        retry: {attempts: 2, on: [502], backoff: {base: 1ms}}
   - path: /unnamed
     backend: z
 "#;
@@ -43,6 +44,9 @@ fn wire_paths_lead_to_what_the_user_wrote() {
         (wire::Kind::Backend, "users", "endpoints", "endpoints"),
         (wire::Kind::Backend, "users", "health_check.interval_ms", "5s"),
         (wire::Kind::Backend, "users", "health_check.timeout_ms", "health_check"),
+        (wire::Kind::Backend, "users", "health_check.headers[0]", "\"1\""),
+        (wire::Kind::Backend, "users", "load_balancing.hash_on.header", "x"),
+        (wire::Kind::Backend, "users", "load_balancing.sticky.ttl_ms", "1s"),
         (wire::Kind::Plugin, "limit", "type", "rate_limit"),
         (wire::Kind::Plugin, "limit", "config.some.key[1]", "2"),
         (wire::Kind::Plugin, "limit", "config.some.other", "some"),
@@ -66,6 +70,7 @@ fn wire_paths_lead_to_what_the_user_wrote() {
         (wire::Kind::Route, "full", "rules[1].backends[1].url", "\"http://\""),
         (wire::Kind::Route, "full", "rules[1].backends[0]", "{"),
         (wire::Kind::Route, "full", "rules[1].retry.on_statuses[0]", "502"),
+        (wire::Kind::Route, "full", "rules[1].retry.backoff_base_ms", "backoff"),
         (wire::Kind::Route, "full", "rules[9].nonsense", "rules"),
         (wire::Kind::Route, "/unnamed", "rules[0].backends[0].name", "z"),
         (wire::Kind::Route, "/unnamed", "name", "path"),
@@ -87,7 +92,7 @@ fn many_faults_over_several_files_are_each_placed() {
     let files: Vec<String> =
         (0..3).map(|file| (0..50).map(|n| format!("- {{name: r{file}-{n}, backend: b}}\n")).collect()).collect();
     let texts: Vec<String> = files.iter().map(|items| format!("routes:\n{items}")).collect();
-    let parsed = parse(&documents(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
+    let parsed = parse(documents(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
     let fault = |file: usize, n: usize| wire::Fault {
         kind: wire::Kind::Route.into(),
         name: format!("r{file}-{n}"),

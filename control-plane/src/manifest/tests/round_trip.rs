@@ -7,7 +7,7 @@ use prost::Message as _;
 use super::*;
 
 /// Any text, with a liking for what YAML could take for something else.
-fn text() -> impl Strategy<Value = String> {
+fn text() -> BoxedStrategy<String> {
     prop_oneof![
         any::<String>(),
         "[ -~]{0,12}",
@@ -82,6 +82,7 @@ fn text() -> impl Strategy<Value = String> {
         ])
         .prop_map(str::to_owned),
     ]
+    .boxed()
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -100,31 +101,121 @@ fn milliseconds() -> impl Strategy<Value = u64> {
     ]
 }
 
-fn backend() -> impl Strategy<Value = wire::Backend> {
+fn hash_on() -> impl Strategy<Value = wire::HashOn> {
+    use wire::hash_on::Kind;
+    let unit = wire::Unit {};
+    prop_oneof![
+        // Names of headers are in lower case.
+        text().prop_map(|name| Kind::Header(name.to_ascii_lowercase())),
+        text().prop_map(Kind::Cookie),
+        Just(Kind::ClientIp(unit)),
+        Just(Kind::Path(unit)),
+    ]
+    .prop_map(|kind| wire::HashOn { kind: Some(kind) })
+}
+
+fn balancing() -> BoxedStrategy<wire::LoadBalancing> {
+    let sticky = (
+        text(),
+        option::of(milliseconds()),
+        option::of(text()),
+        option::of(any::<bool>()),
+        option::of(any::<bool>()),
+        0..=3i32,
+    );
+    let sticky = sticky.prop_map(|(cookie, ttl_ms, path, secure, http_only, same_site)| wire::Sticky {
+        cookie,
+        ttl_ms,
+        path,
+        secure,
+        http_only,
+        same_site,
+    });
+    (0..=4i32, option::of(hash_on()), option::of(0..=1000u32), option::of(sticky), option::of(milliseconds()))
+        .prop_map(|(policy, hash_on, balance_factor, sticky, slow_start_ms)| wire::LoadBalancing {
+            policy,
+            hash_on,
+            balance_factor,
+            sticky,
+            slow_start_ms,
+        })
+        .prop_filter("says nothing", |balancing| *balancing != wire::LoadBalancing::default())
+        .boxed()
+}
+
+fn health() -> BoxedStrategy<wire::HealthCheck> {
+    let http = (
+        option::of(text()),
+        prop::collection::btree_set(200..=599u32, 0..3),
+        prop::collection::btree_map(key().prop_map(|key| key.to_ascii_lowercase()), text(), 0..3),
+        option::of(text()),
+    );
+    let times = (option::of(milliseconds()), option::of(milliseconds()), option::of(1..9u32), option::of(1..9u32));
+    (0..=3i32, text(), http, times)
+        .prop_map(|(kind, path, http, times)| wire::HealthCheck {
+            r#type: kind,
+            path,
+            host: http.0,
+            statuses: http.1.into_iter().collect(),
+            headers: http.2.into_iter().map(|(name, value)| wire::HeaderValue { name, value }).collect(),
+            service: http.3,
+            interval_ms: times.0,
+            timeout_ms: times.1,
+            healthy_threshold: times.2,
+            unhealthy_threshold: times.3,
+        })
+        .boxed()
+}
+
+fn outlier_detection() -> impl Strategy<Value = wire::OutlierDetection> {
+    let count = || option::of(0..=1000u32);
+    (count(), count(), option::of(milliseconds()), option::of(milliseconds()), option::of(1..=100u32))
+        .prop_map(|(any, gateway, base, longest, percent)| wire::OutlierDetection {
+            consecutive_5xx: any,
+            consecutive_gateway_errors: gateway,
+            base_ejection_time_ms: base,
+            max_ejection_time_ms: longest,
+            max_ejected_percent: percent,
+        })
+        .prop_filter("says nothing", |detection| *detection != wire::OutlierDetection::default())
+}
+
+fn limits() -> impl Strategy<Value = wire::Limits> {
+    let count = || option::of(1..=1_000_000u32);
+    (count(), option::of(0..=1_000_000u32), count(), option::of(milliseconds()))
+        .prop_map(|(connections, pending, requests, pending_timeout_ms)| wire::Limits {
+            connections,
+            pending,
+            requests,
+            pending_timeout_ms,
+        })
+        .prop_filter("limits nothing", |limits| limits.connections.is_some() || limits.requests.is_some())
+}
+
+fn backend() -> BoxedStrategy<wire::Backend> {
     let endpoint = (text(), option::of(0..=1_000u32)).prop_map(|(url, weight)| wire::Endpoint { url, weight });
-    let health =
-        (text(), option::of(milliseconds()), option::of(milliseconds()), option::of(1..9u32), option::of(1..9u32))
-            .prop_map(|(path, interval_ms, timeout_ms, healthy_threshold, unhealthy_threshold)| wire::HealthCheck {
-                path,
-                interval_ms,
-                timeout_ms,
-                healthy_threshold,
-                unhealthy_threshold,
-            });
-    let balancing = (1..=2i32).prop_map(|policy| wire::LoadBalancing { policy });
-    (name(), prop::collection::vec(endpoint, 1..4), option::of(balancing), option::of(health)).prop_map(
-        |(name, endpoints, load_balancing, health_check)| wire::Backend {
+    let budget = (option::of(0..=100u32), option::of(0..=10_000u32))
+        .prop_map(|(percent, min_per_second)| wire::RetryBudget { percent, min_per_second })
+        .prop_filter("says nothing", |budget| *budget != wire::RetryBudget::default());
+    let guards = (option::of(outlier_detection()), option::of(limits()), option::of(budget), option::of(0..=100u32));
+    let endpoints = prop::collection::vec(endpoint, 1..4);
+    (name(), endpoints, option::of(balancing()), option::of(health()), guards)
+        .prop_map(|(name, endpoints, load_balancing, health_check, guards)| wire::Backend {
             name,
             endpoints,
             load_balancing,
             health_check,
             tls: None,
             protocol: None,
-        },
-    )
+            outlier_detection: guards.0,
+            limits: guards.1,
+            retry_budget: guards.2,
+            panic_threshold: guards.3,
+        })
+        .boxed()
 }
 
-fn tls_backend() -> impl Strategy<Value = wire::Backend> {
+fn tls_backend() -> BoxedStrategy<wire::Backend> {
     let tls = (option::of(long_text()), option::of(text()), option::of(name()), any::<bool>()).prop_map(
         |(ca, server_name, client_certificate, insecure_skip_verify)| wire::BackendTls {
             ca,
@@ -133,23 +224,22 @@ fn tls_backend() -> impl Strategy<Value = wire::Backend> {
             insecure_skip_verify,
         },
     );
-    (backend(), option::of(1..=4i32), option::of(tls)).prop_map(|(backend, protocol, tls)| wire::Backend {
-        tls,
-        protocol,
-        ..backend
-    })
+    (backend(), option::of(1..=4i32), option::of(tls))
+        .prop_map(|(backend, protocol, tls)| wire::Backend { tls, protocol, ..backend })
+        .boxed()
 }
 
 /// Of one line or several.
-fn long_text() -> impl Strategy<Value = String> {
+fn long_text() -> BoxedStrategy<String> {
     prop_oneof![
         text(),
         (prop::collection::vec("[ -~]{0,12}|-----BEGIN X-----", 1..5), "\n{0,2}")
             .prop_map(|(lines, end)| lines.join("\n") + &end),
     ]
+    .boxed()
 }
 
-fn tls_listener() -> impl Strategy<Value = wire::Listener> {
+fn tls_listener() -> BoxedStrategy<wire::Listener> {
     let auth = (1..=2i32, long_text()).prop_map(|(mode, ca)| wire::ClientAuth { mode, ca });
     let certificates = prop::collection::btree_set(name(), 1..3).prop_map(|set| set.into_iter().collect());
     let alpn = prop::collection::btree_set(text(), 0..3).prop_map(|set| set.into_iter().collect());
@@ -161,14 +251,16 @@ fn tls_listener() -> impl Strategy<Value = wire::Listener> {
             client_auth,
         },
     );
-    (name(), text(), tls).prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls) })
+    (name(), text(), tls).prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls) }).boxed()
 }
 
-fn certificate() -> impl Strategy<Value = wire::Certificate> {
-    (name(), long_text(), text()).prop_map(|(name, chain, fingerprint)| {
-        let form = Some(wire::secret::Form::Fingerprint(fingerprint));
-        wire::Certificate { name, chain, key: Some(wire::Secret { form, salt: Vec::new() }) }
-    })
+fn certificate() -> BoxedStrategy<wire::Certificate> {
+    (name(), long_text(), text())
+        .prop_map(|(name, chain, fingerprint)| {
+            let form = Some(wire::secret::Form::Fingerprint(fingerprint));
+            wire::Certificate { name, chain, key: Some(wire::Secret { form, salt: Vec::new() }) }
+        })
+        .boxed()
 }
 
 fn json() -> impl Strategy<Value = serde_json::Value> {
@@ -193,13 +285,15 @@ fn key() -> impl Strategy<Value = String> {
     text().prop_filter("is a merge key", |key| key != "<<")
 }
 
-fn plugin() -> impl Strategy<Value = wire::Plugin> {
+fn plugin() -> BoxedStrategy<wire::Plugin> {
     let config = prop::collection::btree_map(key(), json(), 0..5);
-    (name(), name(), config).prop_map(|(name, r#type, config)| wire::Plugin {
-        name,
-        r#type,
-        config_json: serde_json::to_string(&config).unwrap(),
-    })
+    (name(), name(), config)
+        .prop_map(|(name, r#type, config)| wire::Plugin {
+            name,
+            r#type,
+            config_json: serde_json::to_string(&config).unwrap(),
+        })
+        .boxed()
 }
 
 fn values(name: impl Strategy<Value = String>) -> impl Strategy<Value = Vec<wire::ValueMatch>> {
@@ -239,13 +333,20 @@ fn rule() -> impl Strategy<Value = wire::Rule> {
             idle_ms,
         })
         .prop_filter("says nothing", |timeouts| *timeouts != wire::Timeouts::default());
-    let retry = (1..=10u32, any::<bool>(), prop::collection::btree_set(400..=599u32, 0..3))
-        .prop_map(|(attempts, on_connect, set)| wire::Retry {
+    let spans = (option::of(milliseconds()), option::of(milliseconds()), option::of(milliseconds()));
+    let causes = (any::<bool>(), any::<bool>(), any::<bool>(), prop::collection::btree_set(400..=599u32, 0..3));
+    let retry = (option::of(0..=10u32), causes, spans)
+        .prop_map(|(attempts, causes, spans)| wire::Retry {
             attempts,
-            on_connect,
-            on_statuses: set.into_iter().collect(),
+            on_connect: causes.0,
+            on_reset: causes.1,
+            on_timeout: causes.2,
+            on_statuses: causes.3.into_iter().collect(),
+            backoff_base_ms: spans.0,
+            backoff_max_ms: spans.1,
+            retry_after_max_ms: spans.2,
         })
-        .prop_filter("has no cause", |retry| retry.on_connect || !retry.on_statuses.is_empty());
+        .prop_filter("says nothing", |retry| *retry != wire::Retry::default());
     let matches = prop::collection::vec(condition(), 0..3);
     (
         matches,
@@ -254,14 +355,16 @@ fn rule() -> impl Strategy<Value = wire::Rule> {
         option::of(timeouts),
         option::of(retry),
         names(),
+        option::of(hash_on()),
     )
-        .prop_map(|(matches, backends, strip_prefix, timeouts, retry, plugins)| wire::Rule {
+        .prop_map(|(matches, backends, strip_prefix, timeouts, retry, plugins, sticky_split)| wire::Rule {
             matches,
             backends,
             strip_prefix,
             timeouts,
             retry,
             plugins,
+            sticky_split,
         })
 }
 
@@ -301,7 +404,7 @@ proptest! {
         let mut keys = std::collections::HashSet::new();
         resources.retain(|resource| resource.key().is_some_and(|(kind, name)| keys.insert((kind, name.to_owned()))));
         let yaml = to_yaml(&resources);
-        let parsed = parse(&documents(&[&yaml]));
+        let parsed = parse(documents(&[&yaml]));
         prop_assert!(parsed.faults.is_empty(), "{}\n{}", render(&parsed.faults, false), yaml);
         prop_assert_eq!(encoded(&parsed.resources), encoded(&resources), "{}", yaml);
         prop_assert_eq!(to_yaml(&parsed.resources), yaml);

@@ -103,3 +103,52 @@ proptest! {
         }
     }
 }
+
+/// Bodies that are nearly right.
+fn nearly_chunks() -> impl Strategy<Value = Vec<u8>> {
+    const PARTS: [&str; 20] = [
+        "0",
+        "1",
+        "a",
+        "00000000000000003",
+        "f0000000000000003",
+        "3;x=y",
+        "3 ;x",
+        "3 ",
+        "x",
+        "xyz",
+        "\r\n",
+        "\n",
+        "\r",
+        "0\r\n\r\n",
+        "3\r\nabc\r\n",
+        "1\r\nx\r\n",
+        "0\r\nA: b\r\n\r\n",
+        "0\r\nA : b\r\n\r\n",
+        "0\r\n\n",
+        " folded",
+    ];
+    let part = prop_oneof![
+        6 => prop::sample::select(&PARTS[..]).prop_map(|text| text.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
+    ];
+    prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #[test]
+    fn nearly_chunked_bodies_are_read_or_refused_alike_however_they_arrive(wire in nearly_chunks()) {
+        let of = |step: usize| {
+            let read = read(Framing::Chunked, &wire, step);
+            read.map(|(data, rest, trailers)| (data, rest, trailers.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()))
+        };
+        let whole = of(wire.len().max(1));
+        for step in 1..wire.len() {
+            match (&whole, of(step)) {
+                (Ok(whole), Ok(pieces)) => prop_assert_eq!(whole, &pieces),
+                (Err(_), Err(_)) => {}
+                (whole, pieces) => prop_assert!(false, "step {}: {:?} and {:?}", step, whole, pieces),
+            }
+        }
+    }
+}

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Option<RequestHead>, HeadError> {
@@ -178,5 +180,86 @@ fn responses_are_read_as_strictly_as_requests() {
     ] {
         let mut head = ResponseHead::default();
         assert!(head.parse(text.as_bytes(), "GET").is_err(), "{text:?}");
+    }
+}
+
+/// Heads that are nearly right: what decides between two readings, in any order, with bytes between them.
+fn nearly_a_head() -> impl Strategy<Value = Vec<u8>> {
+    const PARTS: [&str; 28] = [
+        "GET / HTTP/1.1",
+        "POST /a?b HTTP/1.0",
+        "GET * HTTP/1.1",
+        "HTTP/1.1 200 OK",
+        "HTTP/1.0 304 x",
+        "Host: a",
+        "Host : a",
+        "Content-Length: 5",
+        "content-length:5 ",
+        "Content-Length: +5",
+        "Transfer-Encoding: chunked",
+        "TRANSFER-ENCODING:chunked",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked ",
+        "Connection: close",
+        "Connection: keep-alive, Content-Length",
+        "Expect: 100-continue",
+        "TE: trailers",
+        "X: \u{fc}",
+        " folded",
+        "\r\n",
+        "\n",
+        "\r",
+        "\r\n\r\n",
+        "\n\n",
+        ":",
+        "\0",
+        "x",
+    ];
+    let part = prop_oneof![
+        4 => prop::sample::select(&PARTS[..]).prop_map(|text| text.as_bytes().to_vec()),
+        3 => Just(b"\r\n".to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
+    ];
+    prop::collection::vec(part, 0..24).prop_map(|parts| parts.concat())
+}
+
+/// What a request's or a response's head is read as, if it is whole and right.
+fn read(bytes: &[u8], response: bool) -> Result<Option<(usize, Framing, Fields)>, HeadError> {
+    if response {
+        let mut head = ResponseHead::default();
+        let end = head.parse(bytes, "GET")?;
+        return Ok(end.map(|end| (end, head.framing, head.fields)));
+    }
+    let mut head = RequestHead::default();
+    let end = head.parse(bytes)?;
+    Ok(end.map(|end| (end, head.framing, head.fields)))
+}
+
+proptest! {
+    #[test]
+    fn any_head_is_read_or_refused_alike_however_it_arrives(
+        bytes in prop_oneof![nearly_a_head(), prop::collection::vec(any::<u8>(), 0..200)],
+        response: bool,
+    ) {
+        let whole = read(&bytes, response);
+        let pieces = (0..=bytes.len()).map(|end| read(&bytes[..end], response)).find(|read| !matches!(read, Ok(None)));
+        match (&whole, pieces.unwrap_or(Ok(None))) {
+            (Ok(Some((end, framing, fields))), Ok(Some((other_end, other_framing, other_fields)))) => {
+                prop_assert_eq!((end, framing), (&other_end, &other_framing));
+                prop_assert!(fields.iter().eq(other_fields.iter()));
+            }
+            (Ok(None), Ok(None)) | (Err(_), Err(_)) => {}
+            (whole, pieces) => prop_assert!(false, "{:?} and {:?}", whole, pieces),
+        }
+    }
+
+    #[test]
+    fn no_head_that_is_accepted_has_two_lengths(bytes in nearly_a_head(), response: bool) {
+        if let Ok(Some((_, framing, fields))) = read(&bytes, response) {
+            let count = |name: &str| fields.get_all(name).count();
+            let (lengths, codings) = (count("content-length"), count("transfer-encoding"));
+            prop_assert!(lengths + codings <= 1, "{} lengths, {} codings", lengths, codings);
+            prop_assert!(framing != Framing::Chunked || codings == 1);
+        }
     }
 }

@@ -1,17 +1,17 @@
-//! Backends: endpoints, the schedule of their turns, health checks.
+//! Backends: endpoints and the schedule of their turns.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use rustygate_proto::v1 as wire;
 
 use super::{
-    target,
+    balancing::{self, Balancing},
+    guards, target,
     tls::{self, Keys},
 };
 use crate::{
-    canonical,
     snapshot::{
-        Backend, Endpoint, HealthCheck, Id, Policy, fault,
+        Backend, Endpoint, Id, Policy, RetryBudget, fault,
         fault::{Faults, shown},
     },
     tls::Client,
@@ -22,9 +22,6 @@ const ENDPOINTS_MAX: usize = 1000;
 
 /// The most that one thing may weigh against its siblings.
 pub const WEIGHT_MAX: u32 = 1000;
-
-/// The most health checks in a row that a change of state can take.
-pub const THRESHOLD_MAX: u32 = 10;
 
 /// The most turns in one period.
 const SCHEDULE_MAX: u32 = 1 << 16;
@@ -72,8 +69,15 @@ pub(super) fn compile(
         };
         endpoints.push(Arc::new(place.endpoint(weight, protocol, tls)));
     }
-    let policy = message.load_balancing.as_ref().map_or(Policy::default(), |balancing| policy(balancing, faults));
-    let health_check = message.health_check.as_ref().map(|check| health_check(check, faults));
+    let balancing = message.load_balancing.as_ref();
+    let Balancing { policy, sticky, slow_start } = balancing
+        .map_or_else(Balancing::default, |balancing| balancing::compile(balancing, &message.name, &endpoints, faults));
+    let health_check = message.health_check.as_ref().map(|check| guards::health_check(check, faults));
+    let outlier_detection = guards::outlier_detection(message.outlier_detection.as_ref(), endpoints.len(), faults);
+    let limits = message.limits.as_ref().and_then(|limits| guards::limits(limits, faults));
+    let retry_budget = message.retry_budget.as_ref();
+    let retry_budget = retry_budget.map_or_else(RetryBudget::default, |budget| guards::retry_budget(budget, faults));
+    let panic_threshold = guards::panic_threshold(message.panic_threshold, faults);
     let schedule = schedule(&endpoints, faults);
     // The certificate that it shows may be at fault, and not the backend.
     let whole = client.is_some() || !any_https;
@@ -83,8 +87,14 @@ pub(super) fn compile(
         endpoints: endpoints.into(),
         policy,
         schedule,
+        sticky,
+        slow_start,
+        panic_threshold,
         health_check,
         tls: client,
+        outlier_detection,
+        limits,
+        retry_budget,
     })
 }
 
@@ -102,9 +112,15 @@ pub(super) fn inline(endpoint: Endpoint) -> Backend {
         name: name.into(),
         tls: endpoint.tls.as_ref().map(|tls| Arc::clone(&tls.client)),
         endpoints: [Arc::new(endpoint)].into(),
-        policy: Policy::RoundRobin,
+        policy: Policy::default(),
         schedule: [0].into(),
+        sticky: None,
+        slow_start: None,
+        panic_threshold: guards::PANIC_THRESHOLD,
         health_check: None,
+        outlier_detection: None,
+        limits: None,
+        retry_budget: RetryBudget::default(),
     }
 }
 
@@ -126,47 +142,6 @@ pub(super) fn weight(weight: Option<u32>, field: fmt::Arguments<'_>, faults: &mu
             1
         }
         weight => weight.unwrap_or(1),
-    }
-}
-
-fn policy(balancing: &wire::LoadBalancing, faults: &mut Faults) -> Policy {
-    use wire::load_balancing::Policy as WirePolicy;
-    match WirePolicy::try_from(balancing.policy) {
-        Ok(WirePolicy::RoundRobin) => Policy::RoundRobin,
-        Ok(WirePolicy::LeastRequest) => Policy::LeastRequest,
-        Ok(WirePolicy::Unspecified) | Err(_) => {
-            let message = format_args!("this version knows no policy {}", balancing.policy);
-            let hint = "policies are round_robin and least_request";
-            faults.add_with_hint(fault::UNREADABLE, "load_balancing.policy", message, hint);
-            Policy::default()
-        }
-    }
-}
-
-fn health_check(check: &wire::HealthCheck, faults: &mut Faults) -> HealthCheck {
-    check_path(&check.path, faults);
-    HealthCheck {
-        path: check.path.as_str().into(),
-        interval: duration(check.interval_ms, 5_000, 100..=3_600_000, "health_check.interval_ms", faults),
-        timeout: duration(check.timeout_ms, 2_000, 10..=60_000, "health_check.timeout_ms", faults),
-        healthy_threshold: threshold(check.healthy_threshold, 2, "health_check.healthy_threshold", faults),
-        unhealthy_threshold: threshold(check.unhealthy_threshold, 3, "health_check.unhealthy_threshold", faults),
-    }
-}
-
-fn check_path(path_and_query: &str, faults: &mut Faults) {
-    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-    let field = "health_check.path";
-    match canonical::path(path.as_bytes()) {
-        Ok(canonical) if canonical == path => {}
-        Ok(canonical) => {
-            let message = format_args!("{} is not in its canonical form", shown(path));
-            faults.add_with_hint(fault::BAD_PATH, field, message, format_args!("write {}", shown(&canonical)));
-        }
-        Err(refused) => faults.add(fault::BAD_PATH, field, format_args!("{}: {refused}", shown(path))),
-    }
-    if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-        faults.add(fault::BAD_PATH, field, format_args!("{} is no query", shown(query)));
     }
 }
 
@@ -198,16 +173,6 @@ impl fmt::Display for Written {
         let fits = |(size, _): &(u64, &str)| self.0.is_multiple_of(*size) && self.0 > 0;
         let (size, unit) = units.into_iter().find(fits).unwrap_or((1, "ms"));
         write!(formatter, "{}{unit}", self.0 / size)
-    }
-}
-
-fn threshold(count: Option<u32>, default: u32, field: &str, faults: &mut Faults) -> u32 {
-    match count {
-        Some(count) if !(1..=THRESHOLD_MAX).contains(&count) => {
-            faults.add(fault::OUT_OF_BOUNDS, field, format_args!("{count} is not within 1 to {THRESHOLD_MAX}"));
-            default
-        }
-        count => count.unwrap_or(default),
     }
 }
 

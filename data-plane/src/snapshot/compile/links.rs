@@ -213,6 +213,7 @@ fn relink_rule(rule: &Rule, touched: &Touched<'_>) -> Rule {
         listeners: rule.listeners.clone(),
         backends: backends.collect(),
         weight_total: rule.weight_total,
+        sticky_split: rule.sticky_split.clone(),
         strip_prefix: rule.strip_prefix,
         timeouts: rule.timeouts,
         retry: rule.retry.clone(),

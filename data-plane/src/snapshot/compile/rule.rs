@@ -6,6 +6,7 @@ use rustygate_proto::v1 as wire;
 
 use super::{
     backend::{Written, duration, weight},
+    balancing::hash_on,
     links::Links,
     matches::{hosts, matches},
 };
@@ -22,6 +23,7 @@ const PLUGINS_MAX: usize = 64;
 const STATUSES_MAX: usize = 64;
 /// The most tries beyond the first.
 pub const ATTEMPTS_MAX: u32 = 10;
+const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
 
 /// The route of a message. After a fault something may be missing from it.
@@ -87,6 +89,10 @@ fn compile_rule(
         listeners: BTreeSet::new(),
         weight_total: backends.iter().map(|backend| backend.weight).sum(),
         backends,
+        sticky_split: message
+            .sticky_split
+            .as_ref()
+            .and_then(|on| hash_on(on, format_args!("{at}.sticky_split"), links.faults)),
         strip_prefix: message.strip_prefix.unwrap_or(true),
         timeouts: message
             .timeouts
@@ -159,13 +165,35 @@ fn compile_timeouts(message: &wire::Timeouts, at: fmt::Arguments<'_>, faults: &m
 }
 
 fn compile_retry(message: &wire::Retry, at: fmt::Arguments<'_>, faults: &mut Faults) -> Retry {
-    if message.attempts > ATTEMPTS_MAX {
-        let text = format_args!("{} retries are over {ATTEMPTS_MAX}", message.attempts);
+    let default = Retry::default();
+    let attempts = message.attempts.unwrap_or(default.attempts);
+    if attempts > ATTEMPTS_MAX {
+        let text = format_args!("{attempts} retries are over {ATTEMPTS_MAX}");
         faults.add(fault::OUT_OF_BOUNDS, format_args!("{at}.retry.attempts"), text);
     }
+    let statuses = retry_statuses(&message.on_statuses, at, faults);
+    let mut span = |millis: Option<u64>, default: Duration, least, name: &str| {
+        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        duration(millis, default, least..=MINUTE_MS, format_args!("{at}.retry.{name}"), faults)
+    };
+    let backoff_base = span(message.backoff_base_ms, default.backoff_base, 1, "backoff_base_ms");
+    let backoff_max = span(message.backoff_max_ms, default.backoff_max, 1, "backoff_max_ms");
+    let usual = !message.on_connect && !message.on_reset && !message.on_timeout && message.on_statuses.is_empty();
+    Retry {
+        attempts: attempts.min(ATTEMPTS_MAX),
+        on_connect: usual || message.on_connect,
+        on_reset: usual || message.on_reset,
+        on_timeout: usual || message.on_timeout,
+        on_statuses: if usual { default.on_statuses } else { statuses.into() },
+        backoff_base,
+        backoff_max: backoff_max.max(backoff_base),
+        retry_after_max: span(message.retry_after_max_ms, default.retry_after_max, 0, "retry_after_max_ms"),
+    }
+}
+
+fn retry_statuses(wanted: &[u32], at: fmt::Arguments<'_>, faults: &mut Faults) -> Vec<u16> {
     let mut statuses = Vec::new();
-    for (index, &status) in bounded(&message.on_statuses, STATUSES_MAX, format_args!("{at}.retry.on_statuses"), faults)
-    {
+    for (index, &status) in bounded(wanted, STATUSES_MAX, format_args!("{at}.retry.on_statuses"), faults) {
         match u16::try_from(status) {
             Ok(status) if (400..=599).contains(&status) => statuses.push(status),
             _ => {
@@ -176,5 +204,5 @@ fn compile_retry(message: &wire::Retry, at: fmt::Arguments<'_>, faults: &mut Fau
     }
     statuses.sort_unstable();
     statuses.dedup();
-    Retry { attempts: message.attempts.min(ATTEMPTS_MAX), on_connect: message.on_connect, on_statuses: statuses.into() }
+    statuses
 }

@@ -344,7 +344,12 @@ fn numbers_beyond_their_bounds_are_refused() {
             total_ms: None,
             idle_ms: Some(86_400_001),
         });
-        rule.retry = Some(wire::Retry { attempts: 11, on_connect: true, on_statuses: vec![503, 399, 65_939] });
+        rule.retry = Some(wire::Retry {
+            attempts: Some(11),
+            on_connect: true,
+            on_statuses: vec![503, 399, 65_939],
+            ..wire::Retry::default()
+        });
     });
     let fields: Vec<_> = found.iter().map(|fault| fault.field.as_str()).collect();
     assert_eq!(
@@ -414,6 +419,32 @@ fn regexes_that_are_too_large_together_are_refused() {
 }
 
 #[test]
+fn regexes_of_all_routes_have_a_bound_and_those_that_go_make_room() {
+    // Of many hosts, so that none has too many.
+    let large = |n: usize| {
+        let kind = wire::path_match::Kind::Regex(format!("/{n}/[a-z]{{6000}}"));
+        let mut route = route_message(&format!("r{n:03}"), path(kind), to_url("http://a"));
+        route.hosts = vec![format!("h{n}.test")];
+        change(Resource::Route(route))
+    };
+    let removed = |n: usize| wire::Change { kind: wire::Kind::Route.into(), name: format!("r{n:03}"), resource: None };
+    let small = route_message("small", path(wire::path_match::Kind::Regex("/(a|b)".to_owned())), to_url("http://a"));
+    let counted = |changes: &[wire::Change]| start(changes).compiled.regex_bytes;
+    assert_eq!(counted(&[change(Resource::Route(small))]), 4 << 10);
+    assert_eq!(counted(&[large(0)]), 1 << 20);
+    // As if there were others already.
+    let mut full = Snapshot::default();
+    full.compiled.regex_bytes = REGEXES_BYTES_MAX - (3 << 20);
+    let full = full.compile(1, &[large(0), large(1), large(2)]).expect("just fits");
+    let found = faults(&full, &[large(3), large(4), large(5)]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].code == fault::BAD_REGEX && found[0].message.contains("all routes together"), "{found:?}");
+    let next = full.compile(2, &[removed(0), large(3)]).expect("one has made room for the other");
+    assert_eq!(faults(&next, &[large(4)]).len(), 1);
+    next.compile(3, &[large(1)]).expect("the same again takes no more");
+}
+
+#[test]
 fn listeners_are_sorted_and_their_addresses_checked() {
     let snapshot = start(&[listener("b", "127.0.0.1:1"), listener("a", "[::1]:1")]);
     assert_eq!(snapshot.listeners.iter().map(|it| &*it.name).collect::<Vec<_>>(), ["a", "b"]);
@@ -432,13 +463,14 @@ fn listeners_are_sorted_and_their_addresses_checked() {
 fn backends_are_checked_whole() {
     let mut message = backend_message("b", &["http://a", "ftp://a", "http://a/b/../c"]);
     message.endpoints[0].weight = Some(1001);
-    message.load_balancing = Some(wire::LoadBalancing { policy: 7 });
+    message.load_balancing = Some(wire::LoadBalancing { policy: 7, ..wire::LoadBalancing::default() });
     message.health_check = Some(wire::HealthCheck {
         path: "/a/./b".to_owned(),
         interval_ms: Some(99),
         timeout_ms: Some(60_001),
         healthy_threshold: Some(0),
         unhealthy_threshold: Some(11),
+        ..wire::HealthCheck::default()
     });
     let found = faults(&Snapshot::default(), &[change(Resource::Backend(message))]);
     let fields: Vec<_> = found.iter().map(|fault| fault.field.as_str()).collect();
@@ -555,7 +587,24 @@ proptest! {
 /// One of each, with every field set.
 fn everything() -> Vec<wire::Change> {
     let mut backend = backend_message("users", &["http://a:1/base", "http://[::1]:2"]);
-    backend.load_balancing = Some(wire::LoadBalancing { policy: 2 });
+    backend.load_balancing = Some(wire::LoadBalancing {
+        policy: wire::load_balancing::Policy::ConsistentHash.into(),
+        hash_on: Some(wire::HashOn { kind: Some(wire::hash_on::Kind::Header("x-user".to_owned())) }),
+        balance_factor: Some(150),
+        sticky: Some(wire::Sticky { cookie: "c".to_owned(), ttl_ms: Some(60_000), ..wire::Sticky::default() }),
+        slow_start_ms: Some(1),
+    });
+    backend.health_check = Some(wire::HealthCheck {
+        path: "/healthz?a=b".to_owned(),
+        host: Some("h".to_owned()),
+        statuses: vec![200, 204],
+        headers: vec![wire::HeaderValue { name: "a".to_owned(), value: "b".to_owned() }],
+        ..wire::HealthCheck::default()
+    });
+    backend.outlier_detection =
+        Some(wire::OutlierDetection { consecutive_5xx: Some(5), ..wire::OutlierDetection::default() });
+    backend.limits = Some(wire::Limits { requests: Some(5), pending: Some(0), ..wire::Limits::default() });
+    backend.retry_budget = Some(wire::RetryBudget { percent: Some(10), min_per_second: Some(0) });
     backend.health_check = Some(wire::HealthCheck {
         path: "/healthz?x=1".to_owned(),
         interval_ms: Some(100),
@@ -583,8 +632,14 @@ fn everything() -> Vec<wire::Change> {
             total_ms: Some(3),
             idle_ms: Some(4),
         }),
-        retry: Some(wire::Retry { attempts: 2, on_connect: true, on_statuses: vec![503] }),
+        retry: Some(wire::Retry {
+            attempts: Some(2),
+            on_connect: true,
+            on_statuses: vec![503],
+            ..wire::Retry::default()
+        }),
         plugins: vec!["p".to_owned()],
+        sticky_split: Some(wire::HashOn { kind: Some(wire::hash_on::Kind::Cookie("c".to_owned())) }),
     };
     let route = wire::Route {
         name: "r".to_owned(),
@@ -599,4 +654,89 @@ fn everything() -> Vec<wire::Change> {
         change(Resource::Route(route)),
         self::route("other", "/", to("users")),
     ]
+}
+
+#[test]
+fn what_balances_and_guards_a_backend_is_checked_whole() {
+    use wire::{hash_on, health_check, load_balancing::Policy};
+    let mut bad = backend_message("b", &["http://a", "http://c"]);
+    bad.load_balancing = Some(wire::LoadBalancing {
+        policy: Policy::ConsistentHash.into(),
+        hash_on: Some(wire::HashOn { kind: Some(hash_on::Kind::Header("a b".to_owned())) }),
+        balance_factor: Some(99),
+        sticky: Some(wire::Sticky {
+            cookie: "a=b".to_owned(),
+            ttl_ms: Some(1),
+            path: Some("/;".to_owned()),
+            same_site: 3,
+            ..wire::Sticky::default()
+        }),
+        slow_start_ms: Some(3_600_001),
+    });
+    bad.health_check = Some(wire::HealthCheck {
+        r#type: health_check::Type::Http.into(),
+        path: "/".to_owned(),
+        host: Some("a/b".to_owned()),
+        statuses: vec![200, 100],
+        headers: [("a", "b\r\nc: d"), ("Host", "x")]
+            .map(|(name, value)| wire::HeaderValue { name: name.to_owned(), value: value.to_owned() })
+            .to_vec(),
+        service: Some("s".to_owned()),
+        ..wire::HealthCheck::default()
+    });
+    bad.outlier_detection = Some(wire::OutlierDetection {
+        consecutive_5xx: Some(1001),
+        consecutive_gateway_errors: Some(1001),
+        base_ejection_time_ms: Some(0),
+        max_ejection_time_ms: Some(0),
+        max_ejected_percent: Some(0),
+    });
+    bad.limits = Some(wire::Limits { requests: Some(0), pending: Some(2_000_000), ..wire::Limits::default() });
+    bad.retry_budget = Some(wire::RetryBudget { percent: Some(101), min_per_second: Some(10_001) });
+    bad.panic_threshold = Some(101);
+    let found = faults(&Snapshot::default(), &[change(Resource::Backend(bad))]);
+    let fields: Vec<_> = found.iter().map(|fault| fault.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "load_balancing.balance_factor",
+            "load_balancing.hash_on.header",
+            "load_balancing.sticky.cookie",
+            "load_balancing.sticky.path",
+            "load_balancing.sticky.ttl_ms",
+            "load_balancing.sticky.same_site",
+            "load_balancing.slow_start_ms",
+            "health_check.service",
+            "health_check.host",
+            "health_check.statuses[1]",
+            "health_check.headers[0]",
+            "health_check.headers[1]",
+            "outlier_detection.consecutive_5xx",
+            "outlier_detection.consecutive_gateway_errors",
+            "outlier_detection.base_ejection_time_ms",
+            "outlier_detection.max_ejection_time_ms",
+            "outlier_detection.max_ejected_percent",
+            "limits.requests",
+            "limits.pending",
+            "retry_budget.percent",
+            "retry_budget.min_per_second",
+            "panic_threshold",
+        ]
+    );
+
+    let mut bad = backend_message("b", &["http://a"]);
+    bad.load_balancing = Some(wire::LoadBalancing { balance_factor: Some(125), ..wire::LoadBalancing::default() });
+    bad.health_check = Some(wire::HealthCheck {
+        r#type: health_check::Type::Tcp.into(),
+        path: "/".to_owned(),
+        ..wire::HealthCheck::default()
+    });
+    bad.limits = Some(wire::Limits { pending: Some(1), ..wire::Limits::default() });
+    let found = faults(&Snapshot::default(), &[change(Resource::Backend(bad.clone()))]);
+    let fields: Vec<_> = found.iter().map(|fault| fault.field.as_str()).collect();
+    assert_eq!(fields, ["load_balancing.balance_factor", "health_check.path", "limits"]);
+    bad.load_balancing =
+        Some(wire::LoadBalancing { policy: Policy::ConsistentHash.into(), ..wire::LoadBalancing::default() });
+    let found = faults(&Snapshot::default(), &[change(Resource::Backend(bad))]);
+    assert_eq!(found[0].field, "load_balancing.hash_on");
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use regex::Regex;
-use rustygate_control_plane::manifest;
+use rustygate_control_plane::{codes, manifest};
 use rustygate_data_plane::{
     canonical::Refused,
     error::ProxyError,
@@ -16,7 +16,7 @@ use super::{found, names, read, root, rows, sources};
 use crate::harness::gatectl;
 
 /// A field that nothing has, in each kind of mapping: the hint of the fault names those that it has.
-const MAPPINGS: [(&str, &str); 20] = [
+const MAPPINGS: [(&str, &str); 26] = [
     ("Document", "zzzzzz: 1"),
     ("Certificate", "certificates: [{zzzzzz: 1}]"),
     ("Text and secrets", "certificates: [{name: a, certificate: x, key: {zzzzzz: 1}}]"),
@@ -28,6 +28,12 @@ const MAPPINGS: [(&str, &str); 20] = [
     ("Endpoint", "backends: [{name: b, endpoints: [{zzzzzz: 1}]}]"),
     ("load_balancing", "backends: [{name: b, endpoints: [u], load_balancing: {zzzzzz: 1}}]"),
     ("health_check", "backends: [{name: b, endpoints: [u], health_check: {zzzzzz: 1}}]"),
+    ("What is hashed", "routes: [{backend: b, sticky_split: {zzzzzz: 1}}]"),
+    ("sticky", "backends: [{name: b, endpoints: [u], load_balancing: {sticky: {zzzzzz: 1}}}]"),
+    ("outlier_detection", "backends: [{name: b, endpoints: [u], outlier_detection: {zzzzzz: 1}}]"),
+    ("limits", "backends: [{name: b, endpoints: [u], limits: {zzzzzz: 1}}]"),
+    ("retry_budget", "backends: [{name: b, endpoints: [u], retry_budget: {zzzzzz: 1}}]"),
+    ("backoff", "routes: [{backend: b, retry: {backoff: {zzzzzz: 1}}}]"),
     ("Plugin", "plugins: [{zzzzzz: 1}]"),
     ("Route", "routes: [{zzzzzz: 1}]"),
     ("Rule", "routes: [{rules: [{zzzzzz: 1}]}]"),
@@ -49,7 +55,7 @@ fn every_field_of_the_manifest_is_documented() {
     let document = read("manifest.md");
     for (heading, yaml) in MAPPINGS {
         let input = wire::Document { file: heading.to_owned(), yaml: yaml.to_owned() };
-        let faults = manifest::parse(&[input]).faults;
+        let faults = manifest::parse(vec![input]).faults;
         let unknown = faults.iter().find(|fault| fault.message.contains("zzzzzz")).expect("an unknown field");
         assert_eq!(names(&document, heading), listed(&unknown.hint), "{heading}");
     }
@@ -71,7 +77,7 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 30] = [
+const ERRORS: [ProxyError; 32] = [
     ProxyError::Misdirected,
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),
@@ -100,6 +106,8 @@ const ERRORS: [ProxyError; 30] = [
     ProxyError::UpstreamClosed,
     ProxyError::UpstreamProtocol,
     ProxyError::UpstreamTimeout,
+    ProxyError::CircuitOpen,
+    ProxyError::UpstreamOverloaded,
     ProxyError::Overloaded,
     ProxyError::BadHead(HeadError::ContentLength),
 ];
@@ -215,5 +223,15 @@ fn every_code_of_a_fault_is_documented() {
     let document = read("faults.md");
     let headings = ["The text", "The meaning", "A proxy", "The control plane"];
     let documented: BTreeSet<String> = headings.iter().flat_map(|heading| names(&document, heading)).collect();
-    assert_eq!(documented, found(r#""(RG\d{4})""#, &text));
+    let listed: BTreeSet<String> = codes::ALL.iter().map(|(code, _)| (*code).to_owned()).collect();
+    assert_eq!(documented, listed);
+    // The list is in the sources too; a constant is what a fault is made with.
+    assert_eq!(found(r#"const \w+: &str = "(RG\d{4})";"#, &text), listed);
+    assert_eq!(found(r#""(RG\d{4})""#, &text), listed);
+    for heading in headings {
+        for row in rows(&document, heading) {
+            let title = codes::ALL.iter().find(|(code, _)| *code == row[0]).map(|(_, title)| *title);
+            assert_eq!(title, Some(row[1].as_str()), "{}", row[0]);
+        }
+    }
 }

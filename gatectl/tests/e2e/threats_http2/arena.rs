@@ -36,7 +36,8 @@ const QUIET: usize = 200;
 
 /// See the module documentation.
 pub struct Arena {
-    pub gateway: Gateway,
+    /// Runs for as long as this.
+    _gateway: Gateway,
     pub child: Child,
     pub addr: SocketAddr,
     admin: SocketAddr,
@@ -58,7 +59,7 @@ impl Arena {
         let child = Child::data_plane(gateway.folder(), "proxy", &flags);
         within("an admin port", async { while TcpStream::connect(admin).await.is_err() {} }).await;
         within("readiness", async { while Client::connect(admin).await.get("/readyz").await.status != 200 {} }).await;
-        Self { gateway, child, addr: listen, admin, upstream }
+        Self { _gateway: gateway, child, addr: listen, admin, upstream }
     }
 
     /// Runs an attack again and again beside a bystander, and sees that neither the bystander nor the memory feels it.

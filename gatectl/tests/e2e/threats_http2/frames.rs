@@ -25,7 +25,6 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-pub const PROTOCOL_ERROR: u32 = 1;
 pub const REFUSED_STREAM: u32 = 7;
 pub const CANCEL: u32 = 8;
 pub const ENHANCE_YOUR_CALM: u32 = 11;
@@ -239,16 +238,6 @@ impl Attacker {
     /// The next frame; `None` at the end of the connection.
     pub async fn next(&mut self) -> Option<Frame> {
         within("a frame", self.frames.recv()).await
-    }
-
-    /// The next frame of that kind on that stream.
-    pub async fn frame(&mut self, kind: u8, stream: u32) -> Option<Frame> {
-        loop {
-            let frame = self.next().await?;
-            if (frame.kind, frame.stream) == (kind, stream) {
-                return Some(frame);
-            }
-        }
     }
 
     /// What the gateway said when it ended the connection; 0 if nothing.
