@@ -23,8 +23,7 @@ use crate::harness::{Child, Client, Gateway, answer, free_port, within};
 /// How much more memory the process may have in an attack.
 const GROWTH_KIB: u64 = 64 << 10;
 
-/// How much later a bystander may be answered: so many times what was usual, and so much. Without optimisation, and beside
-/// all other tests, reading what an attacker sends takes seconds that it otherwise does not.
+/// How much later a bystander may be answered: so many times what was usual, and so much.
 const SLOWER: u32 = 20;
 const LATER: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5_000 } else { 500 });
 
@@ -37,6 +36,7 @@ const QUIET: usize = 200;
 
 /// See the module documentation.
 pub struct Arena {
+    /// Runs for as long as this.
     _gateway: Gateway,
     pub child: Child,
     pub addr: SocketAddr,

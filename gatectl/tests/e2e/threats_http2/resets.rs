@@ -10,13 +10,13 @@ use super::{
     },
 };
 
+/// What is sent with a stream, in one way to make trouble.
+type Way<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+
 const MANY: usize = 20_000;
 
 /// The most requests of such a connection that may reach an upstream: those at a time, and those that may fail.
 const STARTED_MAX: usize = 300;
-
-/// What it is called, and the frames of it for a stream.
-type Way<'a> = (&'a str, &'a dyn Fn(u32) -> Vec<u8>);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_are_reset_at_once_end_their_connection() {
@@ -66,7 +66,7 @@ async fn a_client_that_makes_the_gateway_reset_its_requests_loses_its_connection
     let post = |stream, length: &str| {
         headers(stream, false, [request("POST", "/hold"), literal("content-length", length)].concat())
     };
-    let ways: [Way<'_>; 8] = [
+    let ways: [(&str, Way<'_>); 8] = [
         ("WINDOW_UPDATE by nothing", &|stream| [get(stream), window_update(stream, 0)].concat()),
         ("a window too large", &|stream| [get(stream), window_update(stream, 0x7fff_ffff)].concat()),
         ("DATA behind the end", &|stream| [get(stream), frame(DATA, 0, stream, b"x")].concat()),
@@ -99,7 +99,7 @@ async fn a_client_that_makes_the_gateway_reset_its_requests_loses_its_connection
 async fn invalid_frames_of_a_client_that_takes_nothing_are_not_answered_for_ever() {
     let mut arena = Arena::start(&["--keep-alive-timeout", "1"]).await;
     let addr = arena.addr;
-    let ways: [Way<'_>; 2] = [
+    let ways: [(&str, Way<'_>); 2] = [
         ("WINDOW_UPDATE by nothing", &|stream| {
             [headers(stream, true, request("GET", "/large")), window_update(stream, 0)].concat()
         }),

@@ -23,6 +23,9 @@ use crate::harness::{End, Gateway, Head, Wire, Witness, free_port, within};
 const PUBLIC: &str = "public.example";
 const SECRET: &str = "secret.example";
 
+/// What is written at a time of a first flight.
+type Split = fn(&[u8]) -> Vec<Vec<u8>>;
+
 /// A gateway with TLS for two hosts.
 struct House {
     gateway: Gateway,
@@ -99,7 +102,7 @@ impl Tls {
 }
 
 /// The first flight of a client, sent as `split` has it; the status of a request after that, or `None`.
-async fn shake_hands_in_pieces(house: &House, split: fn(&[u8]) -> Vec<Vec<u8>>) -> Option<String> {
+async fn shake_hands_in_pieces(house: &House, split: Split) -> Option<String> {
     let (addr, config) = (house.addr, house.authority.client(None, "http/1.1"));
     let work = move || {
         let mut tls = ClientConnection::new(config, ServerName::try_from(PUBLIC).expect("a name")).expect("a client");
@@ -126,13 +129,10 @@ fn records(hello: &[u8], bytes: usize) -> Vec<Vec<u8>> {
     hello[5..].chunks(bytes).map(record).collect()
 }
 
-/// What it is called, and the pieces that bytes are sent in.
-type Way = (&'static str, fn(&[u8]) -> Vec<Vec<u8>>);
-
 #[tokio::test]
 async fn a_hello_in_any_pieces_is_read_or_refused() {
     let house = House::start(|_| String::new()).await;
-    let ways: [Way; 4] = [
+    let ways: [(&str, Split); 4] = [
         ("segments of a byte", |hello| hello.chunks(1).map(<[u8]>::to_vec).collect()),
         ("records of a byte", |hello| records(hello, 1)),
         ("records of a byte in one segment", |hello| vec![records(hello, 1).concat()]),
