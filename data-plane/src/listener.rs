@@ -172,10 +172,11 @@ fn begin(
 ) {
     // Without it a small answer may wait for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), state);
+    let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let _counted = counted;
-        served.await;
+        // Made here: a future that is handed in has its place twice.
+        client::serve(worker, stream, Peer::new(address.ip()), state).await;
     });
 }
 

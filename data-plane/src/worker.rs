@@ -19,6 +19,7 @@ use crate::{
     forward::{Forwarded, TrustedProxies},
     health::Health,
     http1::head::{RequestHead, ResponseHead},
+    http2,
     limit::{Limit, PerIp},
     live::IdMap,
     resolve::Names,
@@ -116,6 +117,8 @@ pub struct Worker {
     pub date: DateCache,
     /// Bytes of large heads of HTTP/2 requests that are not over.
     pub large_heads: Cell<usize>,
+    /// Tasks that wait for an HTTP/2 request.
+    pub idle_servers: RefCell<Vec<Rc<http2::server::Server>>>,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
@@ -200,6 +203,7 @@ impl Worker {
             log,
             date: DateCache::default(),
             large_heads: Cell::new(0),
+            idle_servers: RefCell::default(),
             series: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),
