@@ -22,6 +22,8 @@ pub enum ProxyError {
     Misdirected,
     /// CONNECT.
     MethodNotAllowed,
+    /// A WebSocket is asked for without what its handshake must say.
+    BadWebSocket,
     /// The request's body does not follow the protocol.
     BadBody(BodyError),
     /// The request's body is over its bound.
@@ -50,6 +52,8 @@ pub enum ProxyError {
     UpstreamClosed,
     /// The upstream's answer does not follow the protocol.
     UpstreamProtocol,
+    /// A WebSocket is asked for, and the upstream speaks HTTP/2 without them (RFC 8441 section 3).
+    UpstreamWithoutWebSocket,
     /// The upstream did not answer in time.
     UpstreamTimeout,
     /// The time that the caller gave is up (`grpc-timeout`).
@@ -73,7 +77,7 @@ impl ProxyError {
             Self::BadHead(HeadError::TargetTooLong) => 414,
             Self::BadHead(HeadError::Version) => 505,
             Self::BadHead(HeadError::Expectation) => 417,
-            Self::BadHead(_) | Self::BadTarget(_) | Self::BadForm | Self::BadBody(_) => 400,
+            Self::BadHead(_) | Self::BadTarget(_) | Self::BadForm | Self::BadBody(_) | Self::BadWebSocket => 400,
             Self::Misdirected => 421,
             Self::MethodNotAllowed => 405,
             Self::BodyTooLarge => 413,
@@ -87,7 +91,10 @@ impl ProxyError {
             | Self::CircuitOpen
             | Self::UpstreamOverloaded
             | Self::Overloaded => 503,
-            Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
+            Self::UpstreamConnect
+            | Self::UpstreamClosed
+            | Self::UpstreamProtocol
+            | Self::UpstreamWithoutWebSocket => 502,
             Self::UpstreamConnectTimeout | Self::UpstreamTimeout | Self::DeadlineExceeded => 504,
         }
     }
@@ -111,6 +118,7 @@ impl ProxyError {
             Self::BadTarget(_) | Self::BadForm => "bad_target",
             Self::Misdirected => "misdirected",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadWebSocket => "bad_websocket",
             Self::BadBody(_) => "bad_body",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
@@ -125,6 +133,7 @@ impl ProxyError {
             Self::UpstreamConnectTimeout => "upstream_connect_timeout",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamWithoutWebSocket => "upstream_without_websocket",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::CircuitOpen => "circuit_open",
@@ -174,6 +183,9 @@ impl ProxyError {
             Self::BadForm => "the request target has the wrong form or contradicts the Host field".into(),
             Self::Misdirected => "the host is not served on this connection; make another for it".into(),
             Self::MethodNotAllowed => "the method is not served here".into(),
+            Self::BadWebSocket => "a WebSocket's handshake has one Sec-WebSocket-Version, 13, and in HTTP/1.1 one \
+                                   Sec-WebSocket-Key"
+                .into(),
             Self::BadBody(error) => error.to_string(),
             Self::BodyTooLarge => "the request body is too large".into(),
             Self::RequestTimeout => "the request was not sent in time".into(),
@@ -188,6 +200,7 @@ impl ProxyError {
             }
             Self::UpstreamClosed => "the service closed the connection before it answered".into(),
             Self::UpstreamProtocol => "the service sent an invalid answer".into(),
+            Self::UpstreamWithoutWebSocket => "the service takes no WebSockets over HTTP/2".into(),
             Self::UpstreamTimeout => "the service did not answer in time".into(),
             Self::DeadlineExceeded => "the call took longer than its caller waits".into(),
             Self::CircuitOpen | Self::UpstreamOverloaded => "the service has as many requests as it may".into(),

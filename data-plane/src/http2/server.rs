@@ -287,7 +287,9 @@ async fn serve_stream(
     // A head that is none is work for nothing too.
     open.end(read.is_err() || (after == After::Abort && outgoing.is_given_up()));
     if after == After::Abort {
-        outgoing.reset(Reason::INTERNAL_ERROR);
+        // A tunnel that broke is no fault of the gateway's (RFC 8441 section 5).
+        let tunnel = scratch.request.connection.upgrade;
+        outgoing.reset(if tunnel { Reason::CANCEL } else { Reason::INTERNAL_ERROR });
     }
     worker.give_back(scratch);
 }

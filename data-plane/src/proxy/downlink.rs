@@ -162,10 +162,16 @@ impl Downlink<'_, '_, '_> {
         }
     }
 
+    /// Whether it speaks WebSocket from here on. Whoever asked with a key looks for the proof that it was read: here, if
+    /// the client did not.
     fn agrees_to_upgrade(&self) -> bool {
+        let fields = &self.response.fields;
+        let accepted = fields.get("sec-websocket-accept").unwrap_or_default();
+        let proven = |key: &String| websocket::accept(key.as_bytes()).as_bytes() == accepted;
         self.plan.upgrade
             && self.response.connection.upgrade
-            && self.response.fields.get("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && fields.get("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && self.plan.key.as_ref().is_none_or(proven)
     }
 
     /// The same by HTTP/2, where any 2xx agrees (RFC 8441 section 5).

@@ -32,3 +32,4 @@ mod threats_routes;
 mod threats_tls;
 mod torture;
 mod wait;
+mod websockets;
