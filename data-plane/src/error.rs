@@ -3,6 +3,8 @@
 //! The message to the client names what the client can do something about, and nothing of what is behind the
 //! gateway.
 
+use h2::Reason;
+
 use crate::{
     canonical,
     http1::{body::BodyError, head::HeadError},
@@ -50,6 +52,8 @@ pub enum ProxyError {
     UpstreamConnectTimeout,
     /// The upstream closed before it answered.
     UpstreamClosed,
+    /// The upstream gave up the request's stream, with this code of HTTP/2.
+    UpstreamReset(Reason),
     /// The upstream's answer does not follow the protocol.
     UpstreamProtocol,
     /// A WebSocket is asked for, and the upstream speaks HTTP/2 without them (RFC 8441 section 3).
@@ -93,6 +97,7 @@ impl ProxyError {
             | Self::Overloaded => 503,
             Self::UpstreamConnect
             | Self::UpstreamClosed
+            | Self::UpstreamReset(_)
             | Self::UpstreamProtocol
             | Self::UpstreamWithoutWebSocket => 502,
             Self::UpstreamConnectTimeout | Self::UpstreamTimeout | Self::DeadlineExceeded => 504,
@@ -132,6 +137,7 @@ impl ProxyError {
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamConnectTimeout => "upstream_connect_timeout",
             Self::UpstreamClosed => "upstream_closed",
+            Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::UpstreamWithoutWebSocket => "upstream_without_websocket",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -169,6 +175,7 @@ impl ProxyError {
                 | Self::UpstreamConnectTimeout
                 | Self::NoAddress
                 | Self::UpstreamClosed
+                | Self::UpstreamReset(_)
                 | Self::UpstreamProtocol
                 | Self::UpstreamTimeout
         )
@@ -199,6 +206,7 @@ impl ProxyError {
                 "the service cannot be reached".into()
             }
             Self::UpstreamClosed => "the service closed the connection before it answered".into(),
+            Self::UpstreamReset(_) => "the service gave the request up".into(),
             Self::UpstreamProtocol => "the service sent an invalid answer".into(),
             Self::UpstreamWithoutWebSocket => "the service takes no WebSockets over HTTP/2".into(),
             Self::UpstreamTimeout => "the service did not answer in time".into(),
@@ -215,6 +223,16 @@ impl ProxyError {
         let mut body = serde_json::json!({ "error": self.reason(), "message": self.message() }).to_string();
         body.push('\n');
         body.into_bytes()
+    }
+}
+
+impl From<&h2::Error> for ProxyError {
+    /// What it is to the client that a stream to an upstream failed so.
+    fn from(error: &h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => Self::UpstreamReset(reason),
+            _ => Self::UpstreamClosed,
+        }
     }
 }
 

@@ -236,10 +236,11 @@ pub async fn attempt(
         Down::TunnelDone => Ok(After::Close),
         Down::TunnelBroken => Ok(After::Abort),
         Down::RetryStatus => Err(Failure::Status),
-        Down::Closed { answered: false, unseen } if reused || unseen => {
-            Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen })
+        // A stream that is given up by itself does not lie in a connection that was closed.
+        Down::Closed { answered: false, unseen, error } if unseen || (reused && error == ProxyError::UpstreamClosed) => {
+            Err(Failure::Stale { error, unseen })
         }
-        Down::Closed { .. } => Err(ProxyError::UpstreamClosed.into()),
+        Down::Closed { error, .. } => Err(error.into()),
         Down::Failed(error) => Err(error.into()),
     }
 }
