@@ -128,7 +128,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
     if stream.agreed_on(b"h2") {
         return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
     }
-    while await_request(&worker, &stream, &mut timer, life.fresh).await {
+    while await_request(&worker, &stream, &peer, &mut timer, life.fresh).await {
         let mut scratch = worker.lend();
         let next = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life).await;
         life.fresh = false;
@@ -177,11 +177,12 @@ async fn shake_hands(
 
 /// Waits for the first byte of a request, holding nothing but the connection. False when there will be none. Who is
 /// `fresh` has sent nothing yet: it has less time, but also a moment to speak when the worker drains.
-async fn await_request(worker: &Worker, stream: &Stream, timer: &mut Timer, fresh: bool) -> bool {
+async fn await_request(worker: &Worker, stream: &Stream, peer: &Peer, timer: &mut Timer, fresh: bool) -> bool {
     let policy = &worker.shared.policy;
     let readable = poll_fn(|cx| match stream.poll_readable(cx, fresh) {
         Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
         Poll::Pending if worker.draining() && !fresh => Poll::Ready(stream.has_bytes()),
+        Poll::Pending if peer.is_outdated() => Poll::Ready(false),
         Poll::Pending => Poll::Pending,
     });
     let span = match fresh {

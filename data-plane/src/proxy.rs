@@ -154,7 +154,8 @@ async fn handle(
     let trusted = x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
     forward::admit_request(&mut x.request.fields, &x.request.connection, trusted);
     x.target.read(x.request)?;
-    if x.client.peer.tls.as_ref().is_some_and(|tls| !tls.is_for(&x.target.host)) {
+    let peer = x.client.peer;
+    if peer.tls.as_ref().is_some_and(|tls| !tls.is_for(&x.target.host)) || peer.is_outdated() {
         return Err(ProxyError::Misdirected);
     }
     upload.check_length()?;

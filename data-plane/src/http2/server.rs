@@ -150,7 +150,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
             // It was told, and takes no notice.
             (true, true) => return Poll::Ready(None),
             (false, true) => worker.count_limit(Some(Limit::IdleTime)),
-            (false, false) if worker.draining() => {}
+            (false, false) if worker.draining() || peer.is_outdated() => {}
             _ => return Poll::Pending,
         }
         // In two steps: the client learns that no more is welcome, and what it sent before it knew is served.

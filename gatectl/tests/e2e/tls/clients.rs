@@ -1,6 +1,6 @@
 //! Certificates of clients, and what an upstream is told of them.
 
-use super::{Gate, HOST, over_http2};
+use super::{Gate, HOST};
 use crate::harness::{Authority, Client, Gateway, Pair, Tls, Witness, within};
 
 /// What a client gets: a status, or nothing at all.
@@ -112,7 +112,8 @@ async fn an_authority_that_is_taken_back_opens_nothing_any_more() {
         // Nor by a connection that is open: it ends.
         assert!(open1.closes().await, "{mode}");
         let ended = within("the end of the connection", &mut open2.driver).await.expect("no panic");
-        assert!(ended.is_ok(), "{mode}: in order: {ended:?}");
+        // Its own farewell may come too late for anybody to read.
+        assert!(ended.as_ref().map_or_else(h2::Error::is_io, |()| true), "{mode}: in order: {ended:?}");
         assert_eq!(upstream.requests().len(), served, "{mode}");
         for protocol in ["http/1.1", "h2"] {
             assert_eq!(ask(&gate, &after, protocol).await, Some(200), "{mode}, {protocol}");
