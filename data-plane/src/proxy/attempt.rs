@@ -237,7 +237,9 @@ pub async fn attempt(
         Down::TunnelBroken => Ok(After::Abort),
         Down::RetryStatus => Err(Failure::Status),
         // A stream that is given up by itself does not lie in a connection that was closed.
-        Down::Closed { answered: false, unseen, error } if unseen || (reused && error == ProxyError::UpstreamClosed) => {
+        Down::Closed { answered: false, unseen, error }
+            if unseen || (reused && error == ProxyError::UpstreamClosed) =>
+        {
             Err(Failure::Stale { error, unseen })
         }
         Down::Closed { error, .. } => Err(error.into()),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    AGREES, Client, Gateway, HANDSHAKE, Reply, Response, Upstream, Wire, Witness, answer, free_port, raw, with_gateway, within,
+    AGREES, Client, Gateway, HANDSHAKE, Reply, Response, Upstream, Wire, Witness, answer, free_port, raw, with_gateway,
+    within,
 };
 
 fn all_to(url: &str) -> String {

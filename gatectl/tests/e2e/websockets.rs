@@ -2,4 +2,5 @@
 
 mod handshakes;
 mod socket;
+mod tls;
 mod tunnels;

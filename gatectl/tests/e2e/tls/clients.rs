@@ -1,7 +1,7 @@
 //! Certificates of clients, and what an upstream is told of them.
 
 use super::{Gate, HOST};
-use crate::harness::{Authority, Client, Gateway, Pair, Tls, Witness, within};
+use crate::harness::{Authority, Client, Gateway, Pair, Tls, Upstream, Witness, answer, answered, within};
 
 /// What a client gets: a status, or nothing at all.
 async fn ask(gate: &Gate, tls: &Tls, protocol: &str) -> Option<u16> {
@@ -69,7 +69,8 @@ async fn an_identity_is_told_by_the_gateway_alone_in_either_protocol() {
                 }
                 let seen = upstream.requests().split_off(before);
                 assert_eq!(seen.len(), 1, "{what}");
-                let told: Vec<_> = seen[0].headers().into_iter().filter(|(_, value)| value.contains("example")).collect();
+                let told: Vec<_> =
+                    seen[0].headers().into_iter().filter(|(_, value)| value.contains("example")).collect();
                 let told: Vec<_> = told.iter().filter(|(name, _)| name.to_ascii_lowercase().contains("cert")).collect();
                 assert_eq!(told.len(), usize::from(shown.is_some()), "{what}: {told:?}");
                 for (_, value) in told {
@@ -95,7 +96,8 @@ async fn an_authority_that_is_taken_back_opens_nothing_any_more() {
         let (old, new) = (Authority::new(), Authority::new());
         let manifest = |authority| gate.manifest(&certificate, &client_auth(mode, authority));
         let mut gateway = Gateway::builder().manifest(&manifest(&old)).start().await;
-        let (before, after) = (with(&gate, Some(&old.sign(&["a.example"]))), with(&gate, Some(&new.sign(&["b.example"]))));
+        let (before, after) =
+            (with(&gate, Some(&old.sign(&["a.example"]))), with(&gate, Some(&new.sign(&["b.example"]))));
         for protocol in ["http/1.1", "h2"] {
             assert_eq!(ask(&gate, &before, protocol).await, Some(200));
             assert_eq!(ask(&gate, &after, protocol).await, None);
@@ -120,4 +122,48 @@ async fn an_authority_that_is_taken_back_opens_nothing_any_more() {
         }
         gateway.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_an_authority_is_taken_back_is_finished_and_nothing_behind_it() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::before(&upstream.url());
+    let certificate = gate.authority.sign(&[HOST]).manifest("web");
+    let (old, new) = (Authority::new(), Authority::new());
+    let manifest = |authority| gate.manifest(&certificate, &client_auth("required", authority));
+    let mut gateway = Gateway::builder().manifest(&manifest(&old)).start().await;
+    let tls = with(&gate, Some(&old.sign(&["a.example"])));
+    let mut client = gate.http1(&tls).await;
+    // Two at once: the second waits until the first has its answer.
+    let request = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
+    client.send(request.repeat(2).as_bytes()).await;
+    let mut wire1 = upstream.accept().await;
+    wire1.head().await;
+    let mut streams = gate.http2(&tls).await;
+    let (response, _) = streams.open(streams.head("GET", "/", &[]), true).await;
+    let mut wire2 = upstream.accept().await;
+    wire2.head().await;
+    gateway.apply(&manifest(&new)).await;
+    wire1.send(answer("one")).await;
+    wire2.send(answer("two")).await;
+    assert_eq!(client.response(false).await.text(), "one");
+    assert_eq!(within("an answer", answered(response)).await.expect("an answer").text(), "two");
+    let refused = client.response(false).await;
+    assert!(refused.status == 421 && refused.text().contains("misdirected"), "{refused:?}");
+    assert!(client.closes().await);
+    within("the end of the connection", &mut streams.driver).await.expect("no panic").ok();
+    assert!(wire1.is_quiet().await && wire2.is_quiet().await, "the upstream heard of no other request");
+    drop((wire1, wire2));
+    // A change of other things costs no connection.
+    let mut client = gate.http1(&with(&gate, Some(&new.sign(&["b.example"])))).await;
+    for alpn in ["[h2, http/1.1]", "[http/1.1]"] {
+        let terms = client_auth("required", &new) + &format!(", alpn: {alpn}");
+        gateway.apply(&gate.manifest(&gate.authority.sign(&[HOST]).manifest("web"), &terms)).await;
+        client.send(request.as_bytes()).await;
+        let mut wire = upstream.accept().await;
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
+        assert_eq!(client.response(false).await.text(), "ok", "{alpn}");
+    }
+    gateway.shutdown().await;
 }

@@ -17,7 +17,8 @@ async fn a_refusal_reaches_the_client_with_its_status_fields_and_body() {
                 let asking = Asking::ask(gateway, client_speaks, b"").await;
                 match service.offer().await {
                     Offer::Http1(mut wire, _) => {
-                        wire.send(format!("HTTP/1.1 {status} No\r\nx-why: full\r\ncontent-length: 7\r\n\r\nno room")).await;
+                        wire.send(format!("HTTP/1.1 {status} No\r\nx-why: full\r\ncontent-length: 7\r\n\r\nno room"))
+                            .await;
                     }
                     Offer::Http2(mut asked) => {
                         let head = reply(status, &[("x-why", "full")]);

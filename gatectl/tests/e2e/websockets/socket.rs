@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server};
 
-use crate::harness::{AGREES, Asked, End, Gateway, HANDSHAKE, Http2, Peer, Upstream, Wire, header, pour, reply, within};
+use crate::harness::{
+    AGREES, Asked, End, Gateway, HANDSHAKE, Http2, Peer, Upstream, Wire, header, pour, reply, within,
+};
 
 /// What one side speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +205,10 @@ impl Service {
             Self::Http2(peer) => {
                 let asked = peer.next().await;
                 let protocol = asked.request.extensions().get::<h2::ext::Protocol>();
-                assert_eq!((asked.request.method().as_str(), protocol.map(|it| it.as_str())), ("CONNECT", Some("websocket")));
+                assert_eq!(
+                    (asked.request.method().as_str(), protocol.map(|it| it.as_str())),
+                    ("CONNECT", Some("websocket"))
+                );
                 let uri = asked.request.uri();
                 assert_eq!(uri.path_and_query().expect("a path").as_str(), "/chat?room=1");
                 assert_eq!(uri.scheme_str(), Some("http"));
@@ -310,7 +315,8 @@ impl Asking {
         match self {
             Self::Http1(mut wire) => {
                 let head = wire.head().await;
-                let status = head.first_line.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+                let status =
+                    head.first_line.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
                 let length = header(&head.headers, "content-length").expect("a length").parse().expect("a number");
                 let body = wire.exactly(length).await;
                 let field = header(&head.headers, name).map(str::to_owned);
