@@ -213,10 +213,8 @@ async fn run(worker: Worker, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
             },
             Command::Change { key, name, tls, done } => {
-                if let Some(listening) = listeners.get(&key) {
-                    if listening.state.set(&name, tls) {
-                        worker.wake_connections();
-                    }
+                if listeners.get(&key).is_some_and(|listening| listening.state.set(&name, tls)) {
+                    worker.wake_connections();
                 }
                 let _ = done.send(());
             }
