@@ -146,7 +146,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
         true => DRAIN_GRACE,
         false => policy.head_timeout,
     };
-    let mut awaited = await_request(&worker, &stream, &mut timer, true, patience).await;
+    let mut awaited = await_request(&worker, &stream, &peer, &mut timer, true, patience).await;
     while let Awaited::Request = awaited {
         // In a box, as long as there is something to do: what serving requests takes is large.
         let busy = Box::pin(serve_while_busy(&worker, &mut stream, &peer, &listener, &mut timer, &mut life));
@@ -157,7 +157,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
             Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer).await,
         }
         let rest = policy.keep_alive_timeout.saturating_sub(BUSY_TIME);
-        awaited = await_request(&worker, &stream, &mut timer, false, rest).await;
+        awaited = await_request(&worker, &stream, &peer, &mut timer, false, rest).await;
     }
     if let Awaited::Nothing = awaited {
         worker.count_limit(Some(if life.fresh { Limit::HeadTime } else { Limit::IdleTime }));
@@ -188,7 +188,7 @@ async fn serve_while_busy(
             Next::After(After::KeepAlive) => {}
             next => return next,
         }
-        match await_request(worker, stream, timer, false, patience).await {
+        match await_request(worker, stream, peer, timer, false, patience).await {
             Awaited::Request => {}
             Awaited::Nothing => return Next::After(After::KeepAlive),
             Awaited::End => return Next::After(After::Close),
@@ -226,6 +226,7 @@ async fn shake_hands(
 async fn await_request(
     worker: &Worker,
     stream: &Stream,
+    peer: &Peer,
     timer: &mut Timer,
     fresh: bool,
     patience: Duration,
@@ -233,6 +234,7 @@ async fn await_request(
     let readable = poll_fn(|cx| match stream.poll_readable(cx, fresh) {
         Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
         Poll::Pending if worker.draining() && !fresh => Poll::Ready(stream.has_bytes()),
+        Poll::Pending if peer.is_outdated() => Poll::Ready(false),
         Poll::Pending => Poll::Pending,
     });
     match timer.within(patience, readable).await {

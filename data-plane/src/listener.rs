@@ -66,7 +66,7 @@ fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
 }
 
 /// What one worker knows of a listener. It can change while connections that came in by it are open: they take the new
-/// name, and keep the TLS that they came in with.
+/// name, and keep the TLS that they came in with, unless clients are asked for other certificates now.
 #[derive(Debug)]
 pub struct ListenerState {
     /// The same in every worker.
@@ -91,12 +91,20 @@ impl ListenerState {
         self.tls.borrow().clone()
     }
 
-    /// Another name and other TLS for the same listener, from the next connection on.
-    pub fn set(&self, name: &str, tls: Option<Arc<tls::Server>>) {
+    /// Whether who shook hands so may stay: clients are asked for no certificate now, or for the same as then.
+    pub fn still_admits(&self, accepted: &tls::Accepted) -> bool {
+        self.tls.borrow().as_ref().is_none_or(|now| !now.asks_for_certificates || now.trust == accepted.trust())
+    }
+
+    /// Another name and other TLS for the same listener, from the next connection on. Whether clients are asked for other
+    /// certificates than before, so that some connections may have to end.
+    pub fn set(&self, name: &str, tls: Option<Arc<tls::Server>>) -> bool {
         if **self.name.borrow() != *name {
             *self.name.borrow_mut() = name.into();
         }
-        *self.tls.borrow_mut() = tls;
+        let trust = |tls: &Option<Arc<tls::Server>>| tls.as_ref().map(|tls| tls.trust);
+        let before = self.tls.replace(tls);
+        trust(&before) != trust(&self.tls.borrow())
     }
 }
 
@@ -176,7 +184,8 @@ fn begin(
     tokio::task::spawn_local(async move {
         let _counted = counted;
         // Made here: a future that is handed in has its place twice.
-        client::serve(worker, stream, Peer::new(address.ip()), state).await;
+        let peer = Peer::new(address.ip(), Rc::clone(&state));
+        client::serve(worker, stream, peer, state).await;
     });
 }
 

@@ -131,7 +131,7 @@ impl Publisher {
             // The socket stays, and so do its connections: those to come find what is new.
             let differs = |before: &Bound| before.name != kept.name || before.tls != kept.tls;
             if bound.values().any(|before| before.key == kept.key && differs(before)) {
-                self.threads.change(kept.key, &kept.name, kept.tls.as_ref());
+                self.threads.change(kept.key, &kept.name, kept.tls.as_ref()).await;
             }
         }
         for (new, sockets) in added {

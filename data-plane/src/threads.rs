@@ -29,7 +29,7 @@ enum Command {
     /// Accept clients on this socket.
     Listen { key: u64, name: Arc<str>, tls: Option<Arc<tls::Server>>, socket: StdListener, done: oneshot::Sender<()> },
     /// It has another name or other TLS now.
-    Change { key: u64, name: Arc<str>, tls: Option<Arc<tls::Server>> },
+    Change { key: u64, name: Arc<str>, tls: Option<Arc<tls::Server>>, done: oneshot::Sender<()> },
     /// Accept no more on it; connections that came in by it go on.
     Unlisten { key: u64, done: oneshot::Sender<()> },
     /// Accept no more at all, and let connections end.
@@ -110,11 +110,17 @@ impl Threads {
         all(pending).await;
     }
 
-    /// Connections that came in by that listener, and those to come, are the new name's; those to come get this TLS.
-    pub fn change(&self, key: u64, name: &Arc<str>, tls: Option<&Arc<tls::Server>>) {
+    /// Connections that came in by that listener, and those to come, are the new name's; those to come get this TLS, in
+    /// every worker when this returns.
+    pub async fn change(&self, key: u64, name: &Arc<str>, tls: Option<&Arc<tls::Server>>) {
+        let mut pending = Vec::new();
         for commands in &self.commands {
-            let _ = commands.send(Command::Change { key, name: Arc::clone(name), tls: tls.cloned() });
+            let (done, is_done) = oneshot::channel();
+            let (name, tls) = (Arc::clone(name), tls.cloned());
+            let _ = commands.send(Command::Change { key, name, tls, done });
+            pending.push(is_done);
         }
+        all(pending).await;
     }
 
     /// No worker accepts on that listener when this returns.
@@ -206,10 +212,11 @@ async fn run(worker: Worker, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 }
                 Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
             },
-            Command::Change { key, name, tls } => {
-                if let Some(listening) = listeners.get(&key) {
-                    listening.state.set(&name, tls);
+            Command::Change { key, name, tls, done } => {
+                if listeners.get(&key).is_some_and(|listening| listening.state.set(&name, tls)) {
+                    worker.wake_connections();
                 }
+                let _ = done.send(());
             }
             Command::Unlisten { key, done } => {
                 if let Some(listening) = listeners.remove(&key) {

@@ -21,6 +21,7 @@ use crate::{
     http1::head::{RequestHead, ResponseHead},
     http2,
     limit::{Limit, PerIp},
+    listener::ListenerState,
     live::IdMap,
     resolve::Names,
     snapshot::{Backend, Id, Rule, SnapshotCell},
@@ -288,6 +289,11 @@ impl Worker {
     /// Begins to drain.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.wake_connections();
+    }
+
+    /// Makes every connection look anew whether it may go on.
+    pub fn wake_connections(&self) {
         for waker in self.connections.borrow().wakers.values() {
             waker.wake_by_ref();
         }
@@ -337,13 +343,22 @@ pub struct Peer {
     pub text: String,
     /// What its handshake has told; `None` if it speaks in the clear.
     pub tls: Option<tls::Accepted>,
+    /// Where it came in.
+    listener: Rc<ListenerState>,
 }
 
 impl Peer {
     /// Of a connection from that address.
     #[must_use]
-    pub fn new(address: IpAddr) -> Self {
+    pub fn new(address: IpAddr, listener: Rc<ListenerState>) -> Self {
         let address = address.to_canonical();
-        Self { address, text: address.to_string(), tls: None }
+        Self { address, text: address.to_string(), tls: None, listener }
+    }
+
+    /// Whether its listener asks clients for other certificates by now than it was asked for, so that nobody knows
+    /// whether it would still be let in: it is served no more.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.tls.as_ref().is_some_and(|accepted| !self.listener.still_admits(accepted))
     }
 }

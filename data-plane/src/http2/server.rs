@@ -153,7 +153,7 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
             // It was told, and takes no notice.
             (true, true) => return Poll::Ready(None),
             (false, true) => worker.count_limit(Some(Limit::IdleTime)),
-            (false, false) if worker.draining() => {}
+            (false, false) if worker.draining() || peer.is_outdated() => {}
             _ => return Poll::Pending,
         }
         // In two steps: the client learns that no more is welcome, and what it sent before it knew is served.
@@ -340,7 +340,9 @@ async fn serve_stream(accepted: Accepted) {
     // A head that is none is work for nothing too.
     open.end(read.is_err() || (after == After::Abort && outgoing.is_given_up()));
     if after == After::Abort {
-        outgoing.reset(Reason::INTERNAL_ERROR);
+        // A tunnel that broke is no fault of the gateway's (RFC 8441 section 5).
+        let tunnel = scratch.request.connection.upgrade;
+        outgoing.reset(if tunnel { Reason::CANCEL } else { Reason::INTERNAL_ERROR });
     }
     worker.give_back(scratch);
 }
