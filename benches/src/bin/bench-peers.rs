@@ -10,10 +10,9 @@ use rustygate_benches::{
         client::{self, Plan},
         load::Load,
         proxy::Kind,
-        relay,
-        report::Machine,
-        run,
+        relay, run,
     },
+    report::Machine,
     until_signal,
 };
 

@@ -2,7 +2,7 @@
 //!
 //! Every number is the median over the rounds; every ratio is taken within a round first.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use super::{
     proxy::Kind,
     run::{Plan, Results, Sample, Traffic},
 };
+use crate::report::{Machine, aligned, markdown_table};
 
 /// A proxy that used this share of its core could not have served more.
 const BUSY: f64 = 0.95;
@@ -59,38 +60,6 @@ impl Against {
     }
 }
 
-/// Where and when it was measured.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    processor: String,
-    cores: usize,
-    kernel: String,
-    date: String,
-}
-
-impl Machine {
-    /// This one, now.
-    #[must_use]
-    pub fn here() -> Self {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output().map(|output| output.stdout);
-        Self {
-            processor: processor.map_or("unknown processor", |(_, name)| name).to_owned(),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
-            date: String::from_utf8(date.unwrap_or_default()).unwrap_or_default().trim().to_owned(),
-        }
-    }
-
-    /// All of it in one line.
-    #[must_use]
-    pub fn line(&self) -> String {
-        let Self { processor, cores, kernel, date } = self;
-        format!("{processor}, {cores} cores, Linux {kernel}, {date}")
-    }
-}
-
 impl Results {
     /// Requests without a right answer, over everything.
     #[must_use]
@@ -133,27 +102,19 @@ impl Results {
         TARGETS.iter().filter_map(line).collect()
     }
 
+    fn is_load_limited(&self, kind: Kind, load: Load) -> bool {
+        let busy = |value| self.median_of_traffic(kind, load, value).unwrap_or_default();
+        let proxy = busy(|traffic| traffic.proxy_busy);
+        proxy < BUSY && proxy < busy(|traffic| traffic.load_busy)
+    }
+
     /// What a reader must know before comparing requests per second.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        for &load in &self.plan.loads {
-            let limited: Vec<_> = self
-                .plan
-                .kinds
-                .iter()
-                .filter(|&&kind| {
-                    let busy = |value| self.median_of_traffic(kind, load, value).unwrap_or_default();
-                    let proxy = busy(|traffic| traffic.proxy_busy);
-                    proxy < BUSY && proxy < busy(|traffic| traffic.load_busy)
-                })
-                .map(|kind| kind.title())
-                .collect();
-            if !limited.is_empty() {
-                let (load, limited) = (load.spec().name, limited.join("; "));
-                notes.push(format!(
-                    "{load}: the load side was the bottleneck for {limited}: req/s and latency are its, CPU time is the proxy's own"
-                ));
-            }
+        if self.samples.keys().any(|&(kind, load)| self.is_load_limited(kind, load)) {
+            notes.push(
+                "req/s with a * and latencies beside them are those of the load side, the bottleneck there; CPU time is the proxy's own".to_owned(),
+            );
         }
         for (&(kind, load), samples) in &self.samples {
             if let Some(error) = samples.iter().find_map(|sample| sample.first_error.as_ref()) {
@@ -250,12 +211,7 @@ impl Results {
             .collect();
         let missing: BTreeMap<_, _> = self.missing.iter().map(|missing| (missing.what, &missing.why)).collect();
         json!({
-            "machine": {
-                "processor": machine.processor,
-                "cores": machine.cores,
-                "kernel": machine.kernel,
-                "date": machine.date,
-            },
+            "machine": machine,
             "connections": self.plan.connections,
             "idle_connections": self.plan.idle_connections,
             "rounds": self.plan.rounds,
@@ -267,7 +223,8 @@ impl Results {
 
     fn name_and_version(&self, kind: Kind) -> String {
         let version = self.versions.get(&kind).map_or("", String::as_str);
-        format!("{} {version}", kind.title()).trim_end().to_owned()
+        let (name, rest) = kind.title().split_at(kind.title().find(',').unwrap_or(kind.title().len()));
+        format!("{name} {version}").trim_end().to_owned() + rest
     }
 
     fn cell(&self, kind: Kind, load: Load) -> String {
@@ -305,9 +262,10 @@ impl Results {
             errors.to_string(),
         ];
         if !load.is_idle() {
+            let limited = if self.is_load_limited(kind, load) { "*" } else { "" };
             let value = |of: fn(&Traffic) -> f64| self.median_of_traffic(kind, load, of);
             cells.extend([
-                format!("{:.0}", value(|traffic| traffic.requests_per_second)?),
+                format!("{:.0}{limited}", value(|traffic| traffic.requests_per_second)?),
                 format!("{:.2}", value(|traffic| traffic.p50_us)? / 1e3),
                 format!("{:.2}", value(|traffic| traffic.p99_us)? / 1e3),
                 format!("{:.0} %", value(|traffic| traffic.proxy_busy)? * 100.0),
@@ -339,28 +297,6 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
         count if count % 2 == 1 => Some(values[middle]),
         _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
-}
-
-/// The first column to the left, the others to the right.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
-    rows.iter()
-        .map(|row| {
-            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-                0 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            });
-            cells.collect::<Vec<_>>().join("  ") + "\n"
-        })
-        .collect()
-}
-
-pub(crate) fn markdown_table(rows: &[Vec<String>]) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let Some((head, body)) = rows.split_first() else { return String::new() };
-    let rule = format!("|---{}|\n", "|--:".repeat(head.len() - 1));
-    line(head) + &rule + &body.iter().map(|row| line(row)).collect::<String>()
 }
 
 #[cfg(test)]
@@ -448,8 +384,10 @@ mod tests {
 
     #[test]
     fn a_limited_load_side_and_a_busy_machine_are_told() {
-        let notes = results(Load::Small, &[(Kind::Nginx, &[5.0])]).notes();
-        assert!(notes[0].starts_with("small: the load side was the bottleneck for nginx"), "{notes:?}");
+        let results = results(Load::Small, &[(Kind::Nginx, &[5.0])]);
+        let notes = results.notes();
+        assert!(notes[0].starts_with("req/s with a * "), "{notes:?}");
+        assert!(results.markdown(&Machine::here()).contains("| 1000* |"));
         assert!(notes[1].contains("something else used 0.50 of a core"), "{notes:?}");
     }
 
@@ -458,11 +396,5 @@ mod tests {
         assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.5));
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(Vec::new()), None);
-    }
-
-    #[test]
-    fn markdown_has_a_rule_under_its_head() {
-        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["1".to_owned(), "2".to_owned()]];
-        assert_eq!(markdown_table(&rows), "| a | b |\n|---|--:|\n| 1 | 2 |\n");
     }
 }
