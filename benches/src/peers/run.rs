@@ -114,7 +114,7 @@ pub async fn run(mut plan: Plan) -> anyhow::Result<Results> {
     let mut missing = Vec::new();
     let installed = find_proxies(&plan.kinds, &mut missing)?;
     plan.kinds = installed.iter().map(|installed| installed.kind).collect();
-    let h2load = leave_out_loads(&mut plan, &mut missing)?;
+    let h2load = leave_out_loads(&mut plan, process::raise_open_files()?, &mut missing);
     for Missing { what, why } in &missing {
         eprintln!("skipped: {what}: {why}");
     }
@@ -154,10 +154,9 @@ fn find_proxies(kinds: &[Kind], missing: &mut Vec<Missing>) -> anyhow::Result<Ve
     Ok(found)
 }
 
-/// Takes out what this machine cannot run; gives back where h2load is, if a load needs it.
-fn leave_out_loads(plan: &mut Plan, missing: &mut Vec<Missing>) -> anyhow::Result<Option<PathBuf>> {
+/// Takes out what cannot be run here, with so many open files; gives back where h2load is.
+fn leave_out_loads(plan: &mut Plan, files: u64, missing: &mut Vec<Missing>) -> Option<PathBuf> {
     let h2load = h2load::find();
-    let files = process::raise_open_files()?;
     let needed = plan.idle_connections as u64 + FILES_BESIDE;
     plan.loads.retain(|load| {
         let why = match load.spec().client {
@@ -170,7 +169,7 @@ fn leave_out_loads(plan: &mut Plan, missing: &mut Vec<Missing>) -> anyhow::Resul
         missing.extend(why.iter().map(|why| Missing { what: load.spec().name, why: why.clone() }));
         why.is_none()
     });
-    Ok(h2load.ok())
+    h2load.ok()
 }
 
 type Samples = BTreeMap<(Kind, Load), Vec<Sample>>;
