@@ -78,7 +78,7 @@ pub enum Client {
     Post,
     /// HTTP/1.1: a new connection for each request; over TLS with a full handshake.
     Connect,
-    /// The same, but each TLS session is the last one of that client, resumed.
+    /// The same, but each TLS session resumes the one before it, after one full handshake for each of those at once.
     Resume,
     /// HTTP/2 by h2load: so many requests at once on each connection, of which there are a quarter as many.
     H2 {

@@ -154,7 +154,7 @@ impl Results {
         let mut out = format!("{}. {}\n\n", machine.line(), shape(&self.plan));
         out += "CPU time per request in µs; memory per idle connection in KiB (and relative to the better of nginx and HAProxy; \
                 of idle connections, to nginx):\n\n";
-        let mut rows = vec![vec![String::new()]];
+        let mut rows = vec![vec!["load".to_owned()]];
         rows[0].extend(self.plan.kinds.iter().map(|&kind| self.name_and_version(kind)));
         for &load in &self.plan.loads {
             let mut row = vec![load.spec().title.to_owned()];
