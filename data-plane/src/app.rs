@@ -342,6 +342,8 @@ fn policy(settings: &Settings) -> Policy {
         body_bytes_max: settings.max_body_bytes,
         head_timeout: Duration::from_secs(settings.head_timeout),
         body_timeout: Duration::from_secs(settings.body_timeout),
+        body_rate_min: settings.min_body_rate,
+        write_rate_min: settings.min_write_rate,
         write_timeout: Duration::from_secs(settings.write_timeout),
         keep_alive_timeout: Duration::from_secs(settings.keep_alive_timeout),
         requests_per_connection_max: (settings.max_requests_per_connection > 0)

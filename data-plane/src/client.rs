@@ -65,7 +65,7 @@ enum Next {
 
 /// How much longer a connection may go on.
 #[derive(Debug)]
-struct Life {
+pub struct Life {
     /// It has sent nothing yet.
     fresh: bool,
     requests_left: Option<u64>,
@@ -83,8 +83,13 @@ impl Life {
         }
     }
 
+    /// When it ends by its age.
+    pub fn ends(&self) -> Option<Instant> {
+        self.ends
+    }
+
     /// One more request. The bound that makes it the last, if one does.
-    fn spend(&mut self) -> Option<Limit> {
+    pub fn spend(&mut self) -> Option<Limit> {
         if let Some(left) = &mut self.requests_left {
             *left = left.saturating_sub(1);
             if *left == 0 {
@@ -126,7 +131,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
     };
     let mut life = Life::begin(&worker.shared.policy);
     if stream.agreed_on(b"h2") {
-        return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
+        return serve_http2(&worker, stream, peer, &listener, &mut timer, life).await;
     }
     while await_request(&worker, &stream, &mut timer, life.fresh).await {
         let mut scratch = worker.lend();
@@ -145,15 +150,22 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
                 stream.reset_on_close();
                 break;
             }
-            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer).await,
+            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer, life).await,
         }
     }
 }
 
 /// Gives the connection to HTTP/2, to its end.
-async fn serve_http2(worker: &Rc<Worker>, stream: Stream, peer: Peer, listener: &ListenerState, timer: &mut Timer) {
+async fn serve_http2(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    peer: Peer,
+    listener: &ListenerState,
+    timer: &mut Timer,
+    life: Life,
+) {
     // In a box: who speaks HTTP/1.1 does not pay for its size.
-    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer)).await;
+    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer, life)).await;
 }
 
 /// Begins TLS; `None` if that failed, which the client was told.

@@ -9,6 +9,7 @@
 mod attempt;
 mod downlink;
 mod flow;
+mod patience;
 mod reply;
 mod uplink;
 

@@ -25,6 +25,7 @@ use crate::{
     grpc,
     http1::{Framing, Version, write},
     http2::{self, Outgoing, Receiver, Sender},
+    limit::Limit,
     resolve::ConnectError,
     snapshot::{Endpoint, Rule, Timeouts, WeightedBackend},
     stream::Pressure,
@@ -131,7 +132,7 @@ pub async fn attempt(
     let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
     let flow = Flow::begin(timeouts, record.started, try_started, !bodyless)
-        .with_client(&x.worker.shared.policy)
+        .with_client(&x.worker.shared.policy, !bodyless && grpc::is_call(&x.request.fields))
         .ending(plan.ends);
     if let Some(ends) = plan.ends {
         let left = ends.saturating_duration_since(Instant::now());
@@ -192,8 +193,13 @@ pub async fn attempt(
         Outcome::Stop(Stop::TunnelDone) => return Ok(After::Close),
         Outcome::Stop(Stop::TunnelBroken) => return Ok(After::Abort),
         Outcome::Stop(Stop::Refused(error)) => return Err(error.into()),
-        Outcome::Expired if flow.tunnel.get() => return Ok(After::Abort),
-        // It says nothing of the upstream.
+        Outcome::Expired if flow.tunnel.get() => {
+            x.worker.count_limit(flow.takes_slowly().then_some(Limit::WriteRate));
+            return Ok(After::Abort);
+        }
+        // These say nothing of the upstream.
+        Outcome::Expired if flow.sends_slowly() => return Err(ProxyError::RequestBodySlow.into()),
+        Outcome::Expired if flow.takes_slowly() => return Err(ProxyError::ClientSlow.into()),
         Outcome::Expired if flow.has_ended() => return Err(ProxyError::DeadlineExceeded.into()),
         Outcome::Expired if record.status != 0 && x.client.pressure.is_blocked() => {
             return Err(ProxyError::ClientStalled.into());
@@ -312,6 +318,7 @@ async fn race(
         if stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready()) {
             return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
+        flow.watch_client(client);
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
             if !flow.extend(client, upstream, &ask_again) {
                 return Poll::Ready(Outcome::Expired);

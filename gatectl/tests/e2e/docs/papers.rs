@@ -77,11 +77,12 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 33] = [
+const ERRORS: [ProxyError; 35] = [
     ProxyError::Misdirected,
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),
     ProxyError::RequestBodyTimeout,
+    ProxyError::RequestBodySlow,
     ProxyError::TooManyConnections,
     ProxyError::NoAddress,
     ProxyError::BadHead(HeadError::TargetTooLong),
@@ -98,6 +99,7 @@ const ERRORS: [ProxyError; 33] = [
     ProxyError::RequestTimeout,
     ProxyError::ClientGone,
     ProxyError::ClientStalled,
+    ProxyError::ClientSlow,
     ProxyError::NotReady,
     ProxyError::NoRoute,
     ProxyError::NoEndpoint,
