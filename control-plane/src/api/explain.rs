@@ -85,7 +85,7 @@ fn refusal(response: wire::ExplainResponse, refused: &canonical::Refused) -> wir
     wire::ExplainResponse { refused: refused.to_string(), ..response }
 }
 
-fn split(url: &str) -> Result<Url<'_>, String> {
+pub fn split(url: &str) -> Result<Url<'_>, String> {
     if url.len() > URL_BYTES_MAX {
         return Err(format!("the URL is longer than {URL_BYTES_MAX} bytes"));
     }

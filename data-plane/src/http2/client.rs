@@ -23,8 +23,9 @@ const STREAMS_MAX: usize = 256;
 /// How much of an answer may come before the client takes it.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
-/// The same for all answers of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// The same for all answers of a connection: as much as all of them may have, so that clients that take nothing never hold
+/// up the answers of others.
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX as u32 * STREAM_WINDOW_BYTES;
 
 /// The most bytes of requests that wait in a connection to be sent, for each stream.
 const SEND_BUFFER_BYTES: usize = 64 << 10;

@@ -14,6 +14,7 @@ mod examples;
 mod forwarding;
 mod grpc;
 mod harness;
+mod health;
 mod http1;
 mod http2;
 mod inspect;
