@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Outgoing, gather::Gather};
 use crate::stream::Stream;
@@ -51,6 +51,8 @@ struct State {
     /// The upstream has said how many requests it takes at a time, or had the time to.
     settled: Cell<bool>,
     used: Cell<Instant>,
+    /// Told when there may be room for another stream, if somebody may wait for that.
+    freed: Option<Rc<Notify>>,
 }
 
 /// The right to one stream of a connection.
@@ -64,6 +66,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.state.streams.set(self.state.streams.get() - 1);
         self.state.used.set(Instant::now());
+        if let Some(freed) = &self.state.freed {
+            freed.notify_one();
+        }
     }
 }
 
@@ -71,11 +76,16 @@ impl Channel {
     /// Begins HTTP/2 on a connection; a task of its own keeps it going for as long as there is a handle to it.
     ///
     /// One request may begin at once; `settling` is dropped when others may, since the upstream has said how many it takes
-    /// at a time.
+    /// at a time. `open` is dropped when the connection has ended; `freed` is told whenever another request may begin.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn open<T: 'static>(stream: Stream, settling: T) -> io::Result<Self> {
+    pub async fn open<T: 'static, O: 'static>(
+        stream: Stream,
+        settling: T,
+        open: O,
+        freed: Option<Rc<Notify>>,
+    ) -> io::Result<Self> {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -90,6 +100,7 @@ impl Channel {
             retired: Cell::new(false),
             settled: Cell::new(false),
             used: Cell::new(Instant::now()),
+            freed,
         });
         let driven = Rc::clone(&state);
         let ping = connection.ping_pong();
@@ -108,6 +119,9 @@ impl Channel {
                 }
                 driven.settled.set(true);
                 drop(settling);
+                if let Some(freed) = &driven.freed {
+                    freed.notify_waiters();
+                }
                 std::future::pending::<()>().await;
             };
             let ended = tokio::select! {
@@ -118,6 +132,7 @@ impl Channel {
                 tracing::debug!(%error, "HTTP/2 connection to an upstream failed");
             }
             driven.retired.set(true);
+            drop((gather, open));
         });
         Ok(Self { send, state })
     }

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    After, Exchange, Record,
+    After, Exchange, Record, admit_connection,
     downlink::{Down, Downlink},
     flow::{Flow, UploadState},
     reply,
@@ -31,7 +31,7 @@ use crate::{
     stream::Pressure,
     target::Target,
     timer::Timer,
-    upstream::{Connection, EndpointState, Link, Retrying},
+    upstream::{Connection, EndpointState, Link, Retrying, Turn},
     websocket,
     worker::Peer,
 };
@@ -106,15 +106,25 @@ pub async fn attempt(
 ) -> Result<After, Failure> {
     let timeouts = plan.timeouts;
     let pooled = if fresh || plan.upgrade { None } else { pool.reuse(record.started) };
-    let Connection { mut link, address, reused } = match pooled {
-        Some(connection) => connection,
+    let turn = match pooled {
+        Some(connection) => Turn::Pooled(connection),
+        None if retrying.backend.limits.is_none() => Turn::New(None),
         None => {
+            let (group, reusable) = (&retrying.view.group, !fresh && !plan.upgrade);
+            // In a box: who has no limits does not pay for its size.
+            Box::pin(admit_connection(x, record, plan, group, pool, reusable)).await?
+        }
+    };
+    // Dropped from last to first: a connection is closed before another may take its place.
+    let Connection { slot, mut link, address, reused } = match turn {
+        Turn::Pooled(connection) => connection,
+        Turn::New(slot) => {
             // Until a body is sent the total time does not run.
             let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
             let due = Instant::now() + timeouts.connect;
             let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
             let due = plan.ends.map_or(due, |ends| due.min(ends));
-            match x.client.timer.until(due, pool.connect(plan.upgrade)).await {
+            match x.client.timer.until(due, pool.connect(plan.upgrade, slot)).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
                     match error {
@@ -220,7 +230,7 @@ pub async fn attempt(
             let clean = reusable && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty();
             if let (Link::Http1(stream), true, false) = (link, clean, plan.upgrade) {
                 let now = record.ended.unwrap_or_else(Instant::now);
-                pool.keep(stream, address, now, x.response.connection.keep_alive_time);
+                pool.keep(slot, stream, address, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),

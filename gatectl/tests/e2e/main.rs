@@ -6,6 +6,7 @@
 mod answers;
 mod apply;
 mod certificates;
+mod connections;
 mod dev;
 mod discovery;
 mod docs;
