@@ -97,8 +97,8 @@ impl Flow {
     pub fn with_client(mut self, policy: &Policy, messages: bool) -> Self {
         self.body_timeout = policy.body_timeout.min(self.timeouts.idle);
         self.write_timeout = policy.write_timeout.min(self.timeouts.idle);
-        self.sending = Patience::new(self.body_timeout, if messages { 0 } else { policy.body_rate_min });
-        self.taking = Patience::new(self.write_timeout, policy.write_rate_min);
+        self.sending = Patience::new(policy.body_timeout, if messages { 0 } else { policy.body_rate_min });
+        self.taking = Patience::new(policy.write_timeout, policy.write_rate_min);
         self
     }
 

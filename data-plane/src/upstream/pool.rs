@@ -236,7 +236,7 @@ impl EndpointState {
         }
         let address = self.addresses.next(now)?;
         while let Some(at) = idle.iter().rposition(|idle| idle.address == address) {
-            let Idle { until, stream, slot, .. } = idle.remove(at)?;
+            let Idle { slot, until, stream, .. } = idle.remove(at)?;
             if now < until && stream.is_quiet() {
                 self.addresses.advance();
                 return Some(Connection { link: Link::Http1(stream), address, reused: true, slot });
