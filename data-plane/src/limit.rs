@@ -164,7 +164,9 @@ impl Limit {
             Self::IdleTime => "closed",
             Self::Frames | Self::Resets | Self::TrailerBytes => "GOAWAY `ENHANCE_YOUR_CALM`",
             Self::HeadsBytes => "RST_STREAM `REFUSED_STREAM`: another try may do",
-            Self::Requests | Self::Age => "answered with `Connection: close`; by HTTP/2 GOAWAY in two steps, and what is under way is answered",
+            Self::Requests | Self::Age => {
+                "answered with `Connection: close`; by HTTP/2 GOAWAY in two steps, and what is under way is answered"
+            }
         }
     }
 }

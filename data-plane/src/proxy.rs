@@ -347,7 +347,7 @@ async fn admit_connection(
             Err(_) => return Err(turn_missed(plan, group)),
         }
     }
-    match pool.claim(most, limits.pending) {
+    match pool.claim(most, limits.pending, reusable) {
         Claim::Now(slot) => Ok(Turn::New(slot)),
         Claim::Later(waiting) => {
             let turn = pool.turn(waiting, reusable);

@@ -120,9 +120,9 @@ impl Upstreams {
     }
 
     /// Closes idle connections for which requests of other workers or endpoints wait.
-    pub fn give_up_spare(&self) {
+    pub fn give_up_spare(&self, now: Instant) {
         for endpoint in self.endpoints.borrow().values() {
-            endpoint.give_up_spare();
+            endpoint.give_up_spare(now);
         }
     }
 
@@ -176,11 +176,6 @@ impl View {
         let seats = backend.endpoints.iter().zip(members);
         let pool = |endpoint| upstreams.endpoint(endpoint, backend, &group);
         let seats = seats.map(|(endpoint, member)| Seat { pool: pool(endpoint), member }).collect();
-        Self {
-            of: Arc::downgrade(backend),
-            group,
-            seats,
-            outlier_detection: backend.outlier_detection.clone(),
-        }
+        Self { of: Arc::downgrade(backend), group, seats, outlier_detection: backend.outlier_detection.clone() }
     }
 }

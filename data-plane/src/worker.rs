@@ -314,7 +314,7 @@ impl Worker {
                     () = &mut asked => {
                         // First, so that whoever asks meanwhile is heard.
                         asked.set(spare.notified());
-                        self.upstreams.give_up_spare();
+                        self.upstreams.give_up_spare(Instant::now());
                     }
                 }
             };

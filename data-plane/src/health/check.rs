@@ -107,20 +107,15 @@ fn adjust(
         checkers.entry(id).or_insert_with(|| {
             let checks = health.checks(&endpoint);
             checks.checked.store(true, Relaxed);
-            let task = tokio::spawn(run(Arc::clone(health), Arc::clone(names), Arc::clone(&checks), endpoint, check.clone()));
+            let task =
+                tokio::spawn(run(Arc::clone(health), Arc::clone(names), Arc::clone(&checks), endpoint, check.clone()));
             Checker { check, checks, task }
         });
     }
 }
 
 /// Checks one endpoint for ever.
-async fn run(
-    health: Arc<Health>,
-    names: Arc<Names>,
-    checks: Arc<Checks>,
-    endpoint: Arc<Endpoint>,
-    check: HealthCheck,
-) {
+async fn run(health: Arc<Health>, names: Arc<Names>, checks: Arc<Checks>, endpoint: Arc<Endpoint>, check: HealthCheck) {
     let mut against = 0;
     // The first check comes at a random moment of the interval, so that checkers do not march in step.
     sleep(check.interval.mul_f64(fastrand::f64()).min(check.interval / 2)).await;

@@ -96,12 +96,7 @@ async fn http1(mut stream: Stream, request: &str) -> io::Result<u16> {
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-fn get(
-    endpoint: &Endpoint,
-    host: &str,
-    path: &str,
-    headers: &[(Box<str>, Box<str>)],
-) -> io::Result<Request<()>> {
+fn get(endpoint: &Endpoint, host: &str, path: &str, headers: &[(Box<str>, Box<str>)]) -> io::Result<Request<()>> {
     let mut request = head("GET", endpoint, host, &format!("{}{path}", endpoint.base_path))?;
     // Those are of HTTP/1.1 alone.
     const OF_THE_CONNECTION: [&str; 3] = ["keep-alive", "proxy-connection", "upgrade"];
@@ -139,15 +134,17 @@ async fn http2(stream: Stream, request: Request<()>, body: Bytes) -> io::Result<
     let mut exchange = pin!(exchange(send, request, body));
     let mut connection = pin!(connection);
     let mut ended = false;
-    poll_fn(|cx| loop {
-        if let Poll::Ready(answer) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(answer.map_err(io::Error::other));
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(answer) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(io::Error::other));
+            }
+            // When the connection has ended, the exchange is told at once whether all of it came before.
+            if ended || connection.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            ended = true;
         }
-        // When the connection has ended, the exchange is told at once whether all of it came before.
-        if ended || connection.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        ended = true;
     })
     .await
 }

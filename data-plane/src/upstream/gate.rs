@@ -173,6 +173,14 @@ impl Ticket {
     }
 }
 
+impl Waiting {
+    /// Whether it goes before those who are not.
+    #[must_use]
+    pub fn is_starving(&self) -> bool {
+        self.ticket.starving
+    }
+}
+
 impl Future for Waiting {
     type Output = Permit;
 

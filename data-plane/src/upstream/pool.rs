@@ -27,6 +27,10 @@ const IDLE_CONNECTIONS_MAX: usize = 1024;
 /// they do not close it under a request.
 const IDLE_MAX: Duration = Duration::from_secs(50);
 
+/// How long a connection lies idle before it makes way for another of the same backend, if there is a limit of them. If it
+/// did so at once, connections would go from worker to worker with each request.
+const SPARE_AFTER: Duration = Duration::from_millis(20);
+
 /// The most HTTP/2 connections a worker has to one endpoint.
 const CHANNELS_MAX: usize = 64;
 
@@ -96,6 +100,8 @@ struct Room {
     open: Rc<Cell<usize>>,
     /// Requests of this worker that wait for one of them to come back.
     waiting: Cell<usize>,
+    /// Of those, whoever waits for the pool's first.
+    starving: Cell<usize>,
     /// Tells one of those.
     returned: Rc<Notify>,
 }
@@ -122,6 +128,7 @@ pub struct EndpointState {
 /// A connection between two requests.
 #[derive(Debug)]
 struct Idle {
+    since: Instant,
     /// When it is closed.
     until: Instant,
     address: SocketAddr,
@@ -199,6 +206,7 @@ impl EndpointState {
                 spare: Arc::clone(spare),
                 open: Rc::default(),
                 waiting: Cell::new(0),
+                starving: Cell::new(0),
                 returned: Rc::default(),
             }),
         }
@@ -264,7 +272,7 @@ impl EndpointState {
         now: Instant,
         upstream_max: Option<Duration>,
     ) {
-        if !self.addresses.is_current(address) || self.is_wanted_elsewhere() {
+        if !self.addresses.is_current(address) || self.starves_others() {
             return;
         }
         stream.shrink();
@@ -273,39 +281,41 @@ impl EndpointState {
         if idle.len() == IDLE_CONNECTIONS_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { until: now + span, address, stream, slot });
+        idle.push_back(Idle { since: now, until: now + span, address, stream, slot });
         if let Some(room) = &self.room {
             room.returned.notify_one();
         }
     }
 
-    /// Whether requests wait for a connection that nobody here waits for, or that those need more who have none.
-    fn is_wanted_elsewhere(&self) -> bool {
-        self.room.as_ref().is_some_and(|room| {
-            room.gate.waiting() > 0 && (room.waiting.get() == 0 || room.gate.starving() > 0)
-        })
+    /// Whether somebody waits whom no connection that comes back can help, only the room that it leaves.
+    fn starves_others(&self) -> bool {
+        self.room.as_ref().is_some_and(|room| room.gate.starving() > 0)
     }
 
-    /// Closes idle connections for as long as they are wanted elsewhere.
-    pub fn give_up_spare(&self) {
-        while self.is_wanted_elsewhere() {
+    /// Closes idle connections for as long as somebody waits for the room that they take: if it is for want of any, those
+    /// that came back just now too, else those alone that nobody here has needed for a while.
+    pub fn give_up_spare(&self, now: Instant) {
+        let Some(room) = &self.room else { return };
+        while room.gate.waiting() > 0 {
+            let spare = |idle: &mut Idle| self.starves_others() || idle.since + SPARE_AFTER <= now;
             // Its slot goes to one who waits.
-            let Some(idle) = self.idle.borrow_mut().pop_front() else { break };
+            let Some(idle) = self.idle.borrow_mut().pop_front_if(spare) else { break };
             drop(idle);
         }
-        if self.is_wanted_elsewhere() {
+        if room.gate.waiting() > 0 {
             self.channels.borrow_mut().retain(|(_, channel)| channel.streams() > 0);
         }
     }
 
     /// The right to make a connection, at once or later. A connection of HTTP/2 is shared by the requests of its worker
-    /// alone, so each worker may have one, whatever others have.
-    pub fn claim(&self, most: u32, pending: u32) -> Claim {
+    /// alone, so each worker may have one, whatever others have. One that comes back does only if `reusable`.
+    pub fn claim(&self, most: u32, pending: u32, reusable: bool) -> Claim {
         let Some(room) = &self.room else { return Claim::Now(None) };
         if self.shares() && room.open.get() == 0 {
             return Claim::Now(Some(room.slot(Gate::force(&room.gate))));
         }
-        match Gate::enter(&room.gate, most, pending, room.open.get() == 0) {
+        let first = room.open.get() == 0 && room.starving.get() == 0;
+        match Gate::enter(&room.gate, most, pending, first || !reusable) {
             Entry::Now(permit) => Claim::Now(Some(room.slot(permit))),
             Entry::Later(waiting) => {
                 room.spare.notify_waiters();
@@ -319,6 +329,7 @@ impl EndpointState {
     pub async fn turn(&self, mut waiting: Waiting, reusable: bool) -> Turn {
         let Some(room) = &self.room else { return Turn::New(None) };
         let _counted = reusable.then(|| Counted::of(&room.waiting));
+        let _first = waiting.is_starving().then(|| Counted::of(&room.starving));
         loop {
             let returned = room.returned.notified();
             if reusable && let Some(connection) = self.pooled(Instant::now()) {

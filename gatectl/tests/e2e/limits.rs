@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Client, Gateway, Http2, Peer, Reply, Response, Upstream, Wire, Witness, answer, answered, body_of, free_port, hits, raw, with_gateway, within,
+    Client, Gateway, Http2, Peer, Reply, Response, Upstream, Wire, Witness, answer, answered, body_of, free_port, hits,
+    raw, with_gateway, within,
 };
 
 fn all_to(url: &str) -> String {

@@ -110,8 +110,7 @@ async fn readers_who_take_nothing_hold_up_nobody_on_the_same_upstream_connection
     /// What the gateway may hold for each: the window of a stream, and what waits to be sent.
     const GROWTH_KIB_MAX: u64 = STALLED as u64 * (256 + 64 + 64);
     let mut peer = Peer::start().await;
-    let gateway =
-        Gateway::builder().proxies(0).manifest(&routes("http://127.0.0.1:9", &peer.url())).start().await;
+    let gateway = Gateway::builder().proxies(0).manifest(&routes("http://127.0.0.1:9", &peer.url())).start().await;
     let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
     let url = gateway.control_plane_url();
     let flags = ["--control-plane", &url, "--listen", &listen, "--admin-listen", &admin, "--workers", "1"];

@@ -313,12 +313,13 @@ async fn who_is_revoked_stays_outside_with_a_session_from_before_too() {
         house.authority.client(Some(&shown), "http/1.1")
     };
     let [good, revoked, later] = [1, 2, 3].map(|number| config(&house, number));
-    let asks = async |house: &House, config: &Arc<ClientConfig>| {
-        match Tls::connect(house.addr, Arc::clone(config), PUBLIC).await {
+    let asks =
+        async |house: &House, config: &Arc<ClientConfig>| match Tls::connect(house.addr, Arc::clone(config), PUBLIC)
+            .await
+        {
             Ok(mut client) => client.try_get(PUBLIC, "").await.map(|(status, _)| status),
             Err(_) => None,
-        }
-    };
+        };
     assert_eq!(asks(&house, &good).await, Some(200));
     assert_eq!(asks(&house, &revoked).await, None);
     assert_eq!(asks(&house, &later).await, Some(200));
