@@ -144,7 +144,7 @@ async fn an_idle_connection_makes_way_for_a_request_to_another_endpoint_or_of_an
     );
     let builder = Gateway::builder().proxy_settings(|settings| settings.workers = Some(2));
     let gateway = builder.manifest(&manifest).start().await;
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     for _ in 0..40 {
         assert_eq!(Client::connect(gateway.proxy_addr()).await.get("/").await.status, 200);
     }

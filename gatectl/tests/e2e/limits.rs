@@ -335,7 +335,7 @@ async fn a_reader_who_takes_a_byte_now_and_then_is_cut() {
     // No room for a body; GET http://a/
     client.send([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]).await;
     client.send([0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a']).await;
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let mut taken = 0;
     loop {
         client.send([0, 0, 4, WINDOW_UPDATE, 0, 0, 0, 0, 1, 0, 0, 0, 1]).await;
