@@ -185,7 +185,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
         policy: policy(&settings),
     });
     let threads = Arc::new(Threads::start(&crew, &shared, sink.as_ref())?);
-    let resolver = Arc::new(Resolver::new(names, Lookup::new(settings.dns_servers), handle.clone()));
+    let resolver = Arc::new(Resolver::new(Arc::clone(&names), Lookup::new(settings.dns_servers), handle.clone()));
     let (cell_of_publisher, resolver_of_publisher) = (Arc::clone(&cell), Arc::clone(&resolver));
     let publisher = Publisher::new(cell_of_publisher, settings.listen, Arc::clone(&threads), resolver_of_publisher);
     let publisher = Arc::new(publisher);
@@ -198,7 +198,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let admin_port = Admin { status: Arc::clone(&status), draining: drains, registry: Arc::new(Mutex::new(registry)) };
     handle.spawn(admin_port.serve(admin_listener));
     handle.spawn(resolver.sweep(Arc::clone(&cell)));
-    handle.spawn(health::check_all(health, cell, status.subscribe()));
+    handle.spawn(health::check_all(health, cell, names, status.subscribe()));
     let syncing = handle.spawn(sync.run(Arc::clone(&publisher), stops));
     Ok(Running {
         admin,
@@ -342,6 +342,8 @@ fn policy(settings: &Settings) -> Policy {
         body_bytes_max: settings.max_body_bytes,
         head_timeout: Duration::from_secs(settings.head_timeout),
         body_timeout: Duration::from_secs(settings.body_timeout),
+        body_rate_min: settings.min_body_rate,
+        write_rate_min: settings.min_write_rate,
         write_timeout: Duration::from_secs(settings.write_timeout),
         keep_alive_timeout: Duration::from_secs(settings.keep_alive_timeout),
         requests_per_connection_max: (settings.max_requests_per_connection > 0)

@@ -78,7 +78,7 @@ enum Awaited {
 
 /// How much longer a connection may go on.
 #[derive(Debug)]
-struct Life {
+pub struct Life {
     /// It has sent nothing yet.
     fresh: bool,
     requests_left: Option<u64>,
@@ -96,8 +96,13 @@ impl Life {
         }
     }
 
+    /// When it ends by its age.
+    pub fn ends(&self) -> Option<Instant> {
+        self.ends
+    }
+
     /// One more request. The bound that makes it the last, if one does.
-    fn spend(&mut self) -> Option<Limit> {
+    pub fn spend(&mut self) -> Option<Limit> {
         if let Some(left) = &mut self.requests_left {
             *left = left.saturating_sub(1);
             if *left == 0 {
@@ -139,7 +144,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
     };
     let mut life = Life::begin(&worker.shared.policy);
     if stream.agreed_on(b"h2") {
-        return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
+        return serve_http2(&worker, stream, peer, &listener, &mut timer, life).await;
     }
     let policy = &worker.shared.policy;
     let patience = match worker.draining() {
@@ -154,7 +159,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
             Next::After(After::KeepAlive) => stream.shrink(),
             Next::After(After::Close) => return,
             Next::After(After::Abort) => return stream.reset_on_close(),
-            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer).await,
+            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer, life).await,
         }
         let rest = policy.keep_alive_timeout.saturating_sub(BUSY_TIME);
         awaited = await_request(&worker, &stream, &peer, &mut timer, false, rest).await;
@@ -197,9 +202,16 @@ async fn serve_while_busy(
 }
 
 /// Gives the connection to HTTP/2, to its end.
-async fn serve_http2(worker: &Rc<Worker>, stream: Stream, peer: Peer, listener: &ListenerState, timer: &mut Timer) {
+async fn serve_http2(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    peer: Peer,
+    listener: &ListenerState,
+    timer: &mut Timer,
+    life: Life,
+) {
     // In a box: who speaks HTTP/1.1 does not pay for its size.
-    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer)).await;
+    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer, life)).await;
 }
 
 /// Begins TLS; `None` if that failed, which the client was told.

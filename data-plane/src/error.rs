@@ -34,10 +34,14 @@ pub enum ProxyError {
     RequestTimeout,
     /// The client sent nothing more of its request's body in time.
     RequestBodyTimeout,
+    /// The client sent its request's body too slowly.
+    RequestBodySlow,
     /// The client hung up.
     ClientGone,
     /// The client did not take its answer in time.
     ClientStalled,
+    /// The client took its answer too slowly.
+    ClientSlow,
     /// The proxy has no configuration yet.
     NotReady,
     /// No route matches.
@@ -85,9 +89,9 @@ impl ProxyError {
             Self::Misdirected => 421,
             Self::MethodNotAllowed => 405,
             Self::BodyTooLarge => 413,
-            Self::RequestTimeout | Self::RequestBodyTimeout => 408,
+            Self::RequestTimeout | Self::RequestBodyTimeout | Self::RequestBodySlow => 408,
             Self::TooManyConnections => 429,
-            Self::ClientGone | Self::ClientStalled => 499,
+            Self::ClientGone | Self::ClientStalled | Self::ClientSlow => 499,
             Self::NoRoute => 404,
             Self::NotReady
             | Self::NoEndpoint
@@ -128,8 +132,10 @@ impl ProxyError {
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::RequestBodyTimeout => "request_body_timeout",
+            Self::RequestBodySlow => "request_body_slow",
             Self::ClientGone => "client_gone",
             Self::ClientStalled => "client_stalled",
+            Self::ClientSlow => "client_slow",
             Self::NotReady => "not_ready",
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
@@ -159,7 +165,9 @@ impl ProxyError {
             Self::BodyTooLarge => Limit::BodyBytes,
             Self::RequestTimeout => Limit::HeadTime,
             Self::RequestBodyTimeout => Limit::BodyTime,
+            Self::RequestBodySlow => Limit::BodyRate,
             Self::ClientStalled => Limit::WriteTime,
+            Self::ClientSlow => Limit::WriteRate,
             Self::Overloaded => Limit::Connections,
             Self::TooManyConnections => Limit::ConnectionsPerIp,
             _ => return None,
@@ -197,8 +205,10 @@ impl ProxyError {
             Self::BodyTooLarge => "the request body is too large".into(),
             Self::RequestTimeout => "the request was not sent in time".into(),
             Self::RequestBodyTimeout => "the request body was not sent in time".into(),
+            Self::RequestBodySlow => "the request body was sent too slowly".into(),
             Self::ClientGone => "the client closed the connection".into(),
             Self::ClientStalled => "the client did not take the answer in time".into(),
+            Self::ClientSlow => "the client took the answer too slowly".into(),
             Self::NotReady => "the gateway has no configuration yet".into(),
             Self::NoRoute => "no route matches the request".into(),
             Self::NoEndpoint => "the service has no endpoint to serve the request".into(),

@@ -21,7 +21,10 @@ use std::{
 };
 
 use rustygate_proto::v1 as wire;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 pub use self::{
     check::check_all,
@@ -43,6 +46,8 @@ pub struct Health {
     /// Something became unhealthy since the last report.
     stirred: Arc<AtomicBool>,
     report: watch::Sender<Arc<wire::HealthReport>>,
+    /// Told when a request waits for a connection that a worker may keep idle.
+    pub spare: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +71,7 @@ impl Default for Health {
             known: Mutex::default(),
             stirred: Arc::default(),
             report: watch::Sender::default(),
+            spare: Arc::default(),
         }
     }
 }

@@ -322,6 +322,7 @@ impl<'a> Sender<'a> {
             let piece = source.take(room.min(length));
             taken(&piece);
             length -= piece.len();
+            self.pressure.took(piece.len());
             let end = length == 0 && source.is_done() && source.trailers().is_empty();
             self.outgoing.borrow_mut().send(piece, end)?;
         }
@@ -336,6 +337,7 @@ impl<'a> Sender<'a> {
         while !bytes.is_empty() {
             let room = self.room(bytes.len()).await?;
             let piece = bytes.split_to(room.min(bytes.len()));
+            self.pressure.took(piece.len());
             self.outgoing.borrow_mut().send(piece, false)?;
         }
         Ok(())

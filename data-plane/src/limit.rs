@@ -37,8 +37,12 @@ pub enum Limit {
     BodyBytes,
     /// Between two pieces of a request's body.
     BodyTime,
+    /// Bytes of a request's body in a second of waiting for them.
+    BodyRate,
     /// Between two pieces of an answer that the client takes.
     WriteTime,
+    /// Bytes of an answer that the client takes in a second of waiting for it.
+    WriteRate,
     /// Between two requests of a connection.
     IdleTime,
     /// Requests of a connection.
@@ -57,7 +61,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every one, in the order of a connection's life.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Connections,
         Self::ConnectionsPerIp,
         Self::TlsHandshakeTime,
@@ -67,7 +71,9 @@ impl Limit {
         Self::TargetBytes,
         Self::BodyBytes,
         Self::BodyTime,
+        Self::BodyRate,
         Self::WriteTime,
+        Self::WriteRate,
         Self::IdleTime,
         Self::Requests,
         Self::Age,
@@ -90,7 +96,9 @@ impl Limit {
             Self::TargetBytes => "target_bytes",
             Self::BodyBytes => "body_bytes",
             Self::BodyTime => "request_body_timeout",
+            Self::BodyRate => "request_body_rate",
             Self::WriteTime => "write_timeout",
+            Self::WriteRate => "write_rate",
             Self::IdleTime => "keep_alive_timeout",
             Self::Requests => "requests_per_connection",
             Self::Age => "connection_age",
@@ -114,7 +122,9 @@ impl Limit {
             Self::TargetBytes | Self::Frames | Self::Resets | Self::HeadsBytes | Self::TrailerBytes => return None,
             Self::BodyBytes => "max-body-bytes",
             Self::BodyTime => "body-timeout",
+            Self::BodyRate => "min-body-rate",
             Self::WriteTime => "write-timeout",
+            Self::WriteRate => "min-write-rate",
             Self::IdleTime => "keep-alive-timeout",
             Self::Requests => "max-requests-per-connection",
             Self::Age => "max-connection-age",
@@ -148,11 +158,15 @@ impl Limit {
             Self::TargetBytes => "414 `uri_too_long`",
             Self::BodyBytes => "413 `body_too_large`",
             Self::BodyTime => "408 `request_body_timeout`",
+            Self::BodyRate => "408 `request_body_slow`",
             Self::WriteTime => "reset, `client_stalled` in the log",
+            Self::WriteRate => "reset, `client_slow` in the log",
             Self::IdleTime => "closed",
             Self::Frames | Self::Resets | Self::TrailerBytes => "GOAWAY `ENHANCE_YOUR_CALM`",
             Self::HeadsBytes => "RST_STREAM `REFUSED_STREAM`: another try may do",
-            Self::Requests | Self::Age => "answered with `Connection: close`",
+            Self::Requests | Self::Age => {
+                "answered with `Connection: close`; by HTTP/2 GOAWAY in two steps, and what is under way is answered"
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 mod attempt;
 mod downlink;
 mod flow;
+mod patience;
 mod reply;
 mod uplink;
 
@@ -41,7 +42,7 @@ use crate::{
     snapshot::{Limits, Protocol, Rule, WeightedBackend},
     target::Target,
     telemetry::{access_log, metrics::Active},
-    upstream::{self, Affinity, Asker, Call, Entry, Gate, Permit, Retrying, Tried},
+    upstream::{self, Affinity, Asker, Call, Claim, EndpointState, Entry, Gate, Permit, Retrying, Tried, Turn},
     websocket,
     worker::Worker,
 };
@@ -226,8 +227,8 @@ async fn send(
     let view = state.view(backend, upstreams);
     state.touch(record.started);
     state.budget.deposit(backend.retry_budget, record.started);
-    let _permit = match backend.limits {
-        Some(limits) => Some(admit(x, record, plan, &view.group, limits).await?),
+    let _permit = match backend.limits.and_then(|limits| limits.requests.map(|most| (limits, most))) {
+        Some((limits, most)) => Some(admit(x, record, plan, &view.group, limits, most).await?),
         None => None,
     };
     let idempotent = is_idempotent(&x.request.method);
@@ -305,8 +306,9 @@ async fn admit(
     plan: &attempt::Plan<'_>,
     group: &Arc<Group>,
     limits: Limits,
+    most: u32,
 ) -> Result<Permit, ProxyError> {
-    let waiting = match Gate::enter(group, limits) {
+    let waiting = match Gate::enter(&group.requests, most, limits.pending, false) {
         Entry::Now(permit) => return Ok(permit),
         Entry::Full => {
             group.refused_circuit_open.fetch_add(1, Relaxed);
@@ -314,15 +316,55 @@ async fn admit(
         }
         Entry::Later(waiting) => waiting,
     };
+    let due = turn_due(record, plan, limits);
+    x.client.timer.until(due, waiting).await.map_err(|_| turn_missed(plan, group))
+}
+
+/// When a request that begins to wait for its turn has waited long enough.
+fn turn_due(record: &Record, plan: &attempt::Plan<'_>, limits: Limits) -> Instant {
     let due = (Instant::now() + limits.pending_timeout).min(record.started + plan.timeouts.total);
-    let due = plan.ends.map_or(due, |ends| due.min(ends));
-    x.client.timer.until(due, waiting).await.map_err(|_| {
-        if plan.has_ended() {
-            return ProxyError::DeadlineExceeded;
+    plan.ends.map_or(due, |ends| due.min(ends))
+}
+
+fn turn_missed(plan: &attempt::Plan<'_>, group: &Group) -> ProxyError {
+    if plan.has_ended() {
+        return ProxyError::DeadlineExceeded;
+    }
+    group.refused_overloaded.fetch_add(1, Relaxed);
+    ProxyError::UpstreamOverloaded
+}
+
+/// Waits for a connection, or for the right to make one, if the backend has a limit of them; a connection that served
+/// others may do if `reusable`.
+async fn admit_connection(
+    x: &mut Exchange<'_, '_>,
+    record: &Record,
+    plan: &attempt::Plan<'_>,
+    group: &Group,
+    pool: &EndpointState,
+    reusable: bool,
+) -> Result<Turn, ProxyError> {
+    let limits = plan.chosen.backend.limits.and_then(|limits| limits.connections.map(|most| (limits, most)));
+    let Some((limits, most)) = limits else { return Ok(Turn::New(None)) };
+    let due = turn_due(record, plan, limits);
+    if reusable {
+        match x.client.timer.until(due, pool.shared()).await {
+            Ok(Some(connection)) => return Ok(Turn::Pooled(connection)),
+            Ok(None) => {}
+            Err(_) => return Err(turn_missed(plan, group)),
         }
-        group.refused_overloaded.fetch_add(1, Relaxed);
-        ProxyError::UpstreamOverloaded
-    })
+    }
+    match pool.claim(most, limits.pending, reusable) {
+        Claim::Now(slot) => Ok(Turn::New(slot)),
+        Claim::Later(waiting) => {
+            let turn = pool.turn(waiting, reusable);
+            x.client.timer.until(due, turn).await.map_err(|_| turn_missed(plan, group))
+        }
+        Claim::Full => {
+            group.refused_circuit_open.fetch_add(1, Relaxed);
+            Err(ProxyError::CircuitOpen)
+        }
+    }
 }
 
 /// What a request can be told apart by.

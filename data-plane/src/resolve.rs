@@ -29,8 +29,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, time::Instant};
+use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::Instant};
 
+use self::addresses::HEAD_START;
 pub use self::{
     addresses::{Addresses, ConnectError},
     lookup::Lookup,
@@ -77,6 +78,41 @@ impl Names {
         // Nearly always every name has addresses, and then nothing is looked up.
         self.empty.load(Relaxed) == 0
             || self.table.load().get(host).is_none_or(|name| !name.known.load().list.is_empty())
+    }
+
+    /// Makes a connection beside the requests, which have [`Addresses`] for that: to the first address that takes one.
+    /// Nothing here asks a server for addresses, but if there was no answer yet at all, it waits a moment for the first
+    /// one. The caller bounds the time.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+        let addresses = match host.parse::<IpAddr>() {
+            Ok(address) => vec![address],
+            Err(_) => {
+                let name = self.find(host).ok_or(ConnectError::NoAddress)?;
+                if name.known.load().list.is_empty() {
+                    name.first_answer().await;
+                }
+                name.known.load().list.to_vec()
+            }
+        };
+        let mut rest = addresses.into_iter();
+        let mut tries = JoinSet::new();
+        let mut failure = ConnectError::NoAddress;
+        loop {
+            match rest.next() {
+                Some(address) => drop(tries.spawn(TcpStream::connect((address, port)))),
+                None if tries.is_empty() => return Err(failure),
+                None => {}
+            }
+            let patience = if rest.len() > 0 { HEAD_START } else { Duration::MAX };
+            match tokio::time::timeout(patience, tries.join_next()).await {
+                Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+                Ok(Some(Ok(Err(error)))) => failure = error.into(),
+                Ok(Some(Err(_)) | None) | Err(_) => {}
+            }
+        }
     }
 
     /// Puts names in.

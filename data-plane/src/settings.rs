@@ -99,9 +99,20 @@ pub struct Settings {
     #[arg(long, env = "RUSTYGATE_BODY_TIMEOUT", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub body_timeout: u64,
 
+    /// The least bytes of a request's body for each second that the gateway waits for them: a client that has made it wait
+    /// for --body-timeout in all, less a second for each so many bytes, is answered with 408; 0 means no such bound; calls of
+    /// gRPC have none
+    #[arg(long, env = "RUSTYGATE_MIN_BODY_RATE", default_value_t = 100, value_name = "BYTES")]
+    pub min_body_rate: u32,
+
     /// Seconds that a client may take nothing of an answer that is there for it
     #[arg(long, env = "RUSTYGATE_WRITE_TIMEOUT", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub write_timeout: u64,
+
+    /// The least bytes of an answer that a client takes for each second that the gateway waits for it: one that has made it
+    /// wait for --write-timeout in all, less a second for each so many bytes, is cut off; 0 means no such bound
+    #[arg(long, env = "RUSTYGATE_MIN_WRITE_RATE", default_value_t = 100, value_name = "BYTES")]
+    pub min_write_rate: u32,
 
     /// Seconds that a client's connection may lie idle between requests
     #[arg(long, env = "RUSTYGATE_KEEP_ALIVE_TIMEOUT", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]

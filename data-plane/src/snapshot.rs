@@ -316,10 +316,12 @@ impl Default for OutlierDetection {
 /// What one proxy sends to a backend at most, over all of its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests under way: the smaller of `requests` and `connections`, since each has a connection to itself. 1 to
-    /// 1,000,000.
-    pub requests: u32,
-    /// Requests that wait for their turn. Default as many as may be under way; 0 to 1,000,000.
+    /// Connections open, idle ones included; but a worker may always have one that is shared to each endpoint. 1 to 1,000,000.
+    pub connections: Option<u32>,
+    /// Requests under way. 1 to 1,000,000.
+    pub requests: Option<u32>,
+    /// Requests that wait for their turn, and requests that wait for a connection. Default as many as the smaller of the two
+    /// bounds above; 0 to 1,000,000.
     pub pending: u32,
     /// How long one waits. Default 1 s, 1 ms to 1 min.
     pub pending_timeout: Duration,

@@ -69,6 +69,8 @@ pub struct Pressure {
     /// After a wait something was taken, since the last look. A write that did not wait took no time: it says nothing
     /// new to whoever set a deadline when it began.
     moved: Cell<bool>,
+    /// Bytes taken since the last look.
+    bytes: Cell<u64>,
 }
 
 impl Pressure {
@@ -82,6 +84,16 @@ impl Pressure {
         if self.blocked.replace(waits) && !waits {
             self.moved.set(true);
         }
+    }
+
+    /// So many bytes were taken.
+    pub fn took(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().wrapping_add(bytes as u64));
+    }
+
+    /// How many bytes were taken since the last time this was asked.
+    pub fn take_bytes(&self) -> u64 {
+        self.bytes.take()
     }
 
     /// Whether something was taken, after a wait, since the last time this was asked.
@@ -357,6 +369,7 @@ impl Output<'_> {
             if bytes == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            pressure.took(bytes);
             written += bytes;
         }
         self.buffer.clear();

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 pub use self::{
     balance::{Affinity, Tried, choose},
@@ -27,14 +27,14 @@ pub use self::{
     call::Call,
     gate::{Entry, Gate, Permit},
     key::{Asker, hash},
-    pool::{Connection, EndpointState, Link},
+    pool::{Claim, Connection, EndpointState, Link, Turn},
     retry::Retrying,
 };
 use crate::{
     health::{Group, Health, Member, Moment},
     live::IdMap,
     resolve::Names,
-    snapshot::{Backend, Endpoint, OutlierDetection},
+    snapshot::{Backend, Endpoint, Id, OutlierDetection},
 };
 
 /// State of a backend or endpoint that nobody used for so long is forgotten.
@@ -105,9 +105,25 @@ impl Upstreams {
         seat.member.usable(now) && self.names.usable(&endpoint.host)
     }
 
-    fn endpoint(&self, endpoint: &Endpoint) -> Rc<EndpointState> {
+    /// The pool of an endpoint: that of all backends that have it, unless this one has a limit of connections.
+    fn endpoint(&self, endpoint: &Endpoint, backend: &Backend, group: &Group) -> Rc<EndpointState> {
+        let limited = backend.limits.is_some_and(|limits| limits.connections.is_some());
+        let id = if limited { Id(endpoint.id.0 ^ backend.id.0.rotate_left(17)) } else { endpoint.id };
+        let room = limited.then(|| (&group.connections, &self.health.spare));
         let mut endpoints = self.endpoints.borrow_mut();
-        Rc::clone(endpoints.entry(endpoint.id).or_insert_with(|| Rc::new(EndpointState::new(endpoint, &self.names))))
+        Rc::clone(endpoints.entry(id).or_insert_with(|| Rc::new(EndpointState::new(endpoint, &self.names, room))))
+    }
+
+    /// Told when a request, perhaps another worker's, waits for a connection that may be idle here.
+    pub fn spare(&self) -> Arc<Notify> {
+        Arc::clone(&self.health.spare)
+    }
+
+    /// Closes idle connections for which requests of other workers or endpoints wait.
+    pub fn give_up_spare(&self, now: Instant) {
+        for endpoint in self.endpoints.borrow().values() {
+            endpoint.give_up_spare(now);
+        }
     }
 
     /// Closes connections that lie too long or that the other side closed; forgets what is not used any more.
@@ -158,12 +174,8 @@ impl View {
     fn new(backend: &Arc<Backend>, upstreams: &Upstreams) -> Self {
         let (group, members) = upstreams.health.group(backend);
         let seats = backend.endpoints.iter().zip(members);
-        let seats = seats.map(|(endpoint, member)| Seat { pool: upstreams.endpoint(endpoint), member });
-        Self {
-            of: Arc::downgrade(backend),
-            group,
-            seats: seats.collect(),
-            outlier_detection: backend.outlier_detection.clone(),
-        }
+        let pool = |endpoint| upstreams.endpoint(endpoint, backend, &group);
+        let seats = seats.map(|(endpoint, member)| Seat { pool: pool(endpoint), member }).collect();
+        Self { of: Arc::downgrade(backend), group, seats, outlier_detection: backend.outlier_detection.clone() }
     }
 }

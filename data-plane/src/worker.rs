@@ -70,8 +70,14 @@ pub struct Policy {
     pub head_timeout: Duration,
     /// Between two pieces of a request's body. Default 60 s.
     pub body_timeout: Duration,
+    /// Bytes of a request's body with which a client earns a second of `body_timeout`; 0 means that any byte earns all of it.
+    /// Default 100.
+    pub body_rate_min: u32,
     /// How long a client may take nothing of an answer that is there. Default 60 s.
     pub write_timeout: Duration,
+    /// Bytes of an answer with which a client earns a second of `write_timeout`; 0 means that any byte earns all of it.
+    /// Default 100.
+    pub write_rate_min: u32,
     /// How long a connection may lie idle between requests. Default 75 s.
     pub keep_alive_timeout: Duration,
     /// The most requests of a connection. Default no bound.
@@ -309,8 +315,19 @@ impl Worker {
     pub async fn tick(self: Rc<Self>) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let spare = self.upstreams.spare();
+        let mut asked = std::pin::pin!(spare.notified());
         for tick in 0_u32.. {
-            let now = interval.tick().await;
+            let now = loop {
+                tokio::select! {
+                    now = interval.tick() => break now,
+                    () = &mut asked => {
+                        // First, so that whoever asks meanwhile is heard.
+                        asked.set(spare.notified());
+                        self.upstreams.give_up_spare(Instant::now());
+                    }
+                }
+            };
             if let Some(log) = &self.log {
                 log.flush();
             }

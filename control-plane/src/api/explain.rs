@@ -18,7 +18,10 @@ const CANDIDATES_MAX: usize = 100;
 const URL_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 200;
 
-/// The parts of `http://host[:port]/path?query`.
+/// The host of a URL that is only a path.
+const LOCALHOST: &str = "localhost";
+
+/// The parts of `http://host[:port]/path?query`, or of `/path?query`.
 #[derive(Debug, PartialEq, Eq)]
 struct Url<'a> {
     authority: &'a str,
@@ -32,7 +35,11 @@ struct Url<'a> {
 /// What is wrong with the description; a request that a proxy would refuse is an answer.
 #[allow(clippy::result_large_err, reason = "it is the status of the call")]
 pub fn explain(snapshot: &Snapshot, request: &wire::ExplainRequest) -> Result<wire::ExplainResponse, Status> {
-    let url = split(&request.url).map_err(Status::invalid_argument)?;
+    let mut url = split(&request.url).map_err(Status::invalid_argument)?;
+    // The host that the request will name is that of its header, as in curl.
+    if let Some(host) = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host")) {
+        url.authority = &host.value;
+    }
     let method = if request.method.is_empty() { "GET" } else { &request.method };
     if !is_token(method.as_bytes()) {
         return Err(Status::invalid_argument(format!("{method:?} is not a method")));
@@ -89,12 +96,14 @@ fn split(url: &str) -> Result<Url<'_>, String> {
     if url.len() > URL_BYTES_MAX {
         return Err(format!("the URL is longer than {URL_BYTES_MAX} bytes"));
     }
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let rest = rest.ok_or_else(|| format!("{url:?} is not http://host[:port]/path?query"))?;
-    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
-    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let whole = url.split_once('#').map_or(url, |(before, _)| before);
+    let (authority, target) = match whole.strip_prefix("http://").or_else(|| whole.strip_prefix("https://")) {
+        Some(rest) => rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())),
+        None if whole.starts_with('/') => (LOCALHOST, whole),
+        None => return Err(format!("{} is not http://host[:port]/path?query, nor /path", shown(url))),
+    };
     if authority.is_empty() {
-        return Err(format!("{url:?} has no host"));
+        return Err(format!("{} has no host", shown(url)));
     }
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -128,8 +137,21 @@ mod tests {
         assert_eq!(parts("https://a"), Url { authority: "a", path: "/", query: None });
         assert_eq!(parts("http://a?q"), Url { authority: "a", path: "/", query: Some("q") });
         assert_eq!(parts("http://a/b#c?d"), Url { authority: "a", path: "/b", query: None });
-        for bad in ["", "/x", "ftp://a/", "http://", "http:///x", "a/b"] {
+        assert_eq!(parts("/x?y"), Url { authority: "localhost", path: "/x", query: Some("y") });
+        for bad in ["", "ftp://a/", "http://", "http:///x", "a/b"] {
             assert!(split(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_header_goes_before_the_host_of_the_url() {
+        let host = |url: &str, value: &str| {
+            let headers = vec![wire::Header { name: "HOST".into(), value: value.into() }];
+            let request = wire::ExplainRequest { url: url.into(), headers, ..Default::default() };
+            explain(&Snapshot::default(), &request).expect("an answer").canonical_host
+        };
+        for url in ["http://a.example/x", "/x", "https://a.example:1?y"] {
+            assert_eq!(host(url, "B.example:80"), "b.example");
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Faults {
     /// What the documents refer to: decoding asks for it.
     pub(super) references: References,
     pub(super) document: usize,
+    /// The mappings of the document that would have more by a merge key: what is missing there may be in what is merged.
+    merging: Vec<(usize, Span)>,
 }
 
 /// The keys of one mapping.
@@ -65,6 +67,13 @@ impl Faults {
         let fault =
             wire::Fault { code: code.into(), message: message.into(), hint: hint.into(), ..wire::Fault::default() };
         self.placed.push(Placed { document: self.document, span, fault, hidden: false });
+    }
+
+    /// The mapping there has a merge key, which is a fault already.
+    pub(super) fn merges(&mut self, mapping: Span) {
+        if !self.is_full() {
+            self.merging.push((self.document, mapping));
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -161,7 +170,8 @@ impl Faults {
         key: &'static str,
     ) -> Option<&'n Node<'t>> {
         let index = fields.known.iter().position(|known| *known == key)?;
-        if fields.found[index].is_none() && !fields.guesses.contains(&key) {
+        let merged = || self.merging.contains(&(self.document, fields.span));
+        if fields.found[index].is_none() && !fields.guesses.contains(&key) && !merged() {
             let hint = format!("{} has: {}", fields.what, fields.known.join(", "));
             self.add(MISSING_FIELD, fields.span, format!("{} needs {key:?}", fields.what), hint);
         }

@@ -253,7 +253,8 @@ impl<'t> Reader<'t, '_> {
                     None
                 }
                 Event::SequenceEnd | Event::MappingEnd => open.pop().map(|closed| {
-                    (Node { span: closed.start(), value: self.close(closed.content, closed.broken) }, closed.anchor)
+                    let span = closed.start();
+                    (Node { span, value: self.close(closed.content, closed.broken, span) }, closed.anchor)
                 }),
                 _ => None,
             };
@@ -301,17 +302,17 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
-    fn close(&mut self, content: Content<'t>, broken: bool) -> Value<'t> {
+    fn close(&mut self, content: Content<'t>, broken: bool, span: Span) -> Value<'t> {
         match content {
             _ if broken => Value::Broken,
             Content::List(items) => Value::List(items),
             Content::Map { mut entries, .. } => {
-                self.refuse_duplicates(&mut entries);
-                if let Some(merge) = entries.iter().position(|entry| entry.key == "<<") {
-                    let merge = entries.remove(merge);
+                for merge in entries.extract_if(.., |entry| entry.key == "<<") {
                     let hint = "write the fields out, or put the alias under a key of its own";
                     self.faults.add(UNSUPPORTED, merge.key_span, "merge keys (<<) are not supported", hint);
+                    self.faults.merges(span);
                 }
+                self.refuse_duplicates(&mut entries);
                 Value::Map(entries)
             }
         }

@@ -259,6 +259,19 @@ plugins:
 }
 
 #[test]
+fn a_merge_key_is_one_fault() {
+    for yaml in [
+        "routes:\n- &a {name: a, path: /a, backend: \"http://a\"}\n- {<<: *a, name: b, path: /b}\n",
+        "plugins:\n- {name: a, <<: {type: respond}, <<: {config: {}}}\n",
+    ] {
+        let document = wire::Document { file: "f".into(), yaml: yaml.into() };
+        let faults = parse(vec![document]).faults;
+        let codes: Vec<_> = faults.iter().map(|fault| fault.code.as_str()).collect();
+        assert!(!codes.is_empty() && codes.iter().all(|code| *code == "RG0109"), "{yaml}: {faults:?}");
+    }
+}
+
+#[test]
 fn faults_say_whose_and_where_they_are() {
     let all = faults("routes:\n- name: a\n  matches:\n  - headers: {x: {regexp: b}}\n  backend: b\n");
     assert_eq!(all.len(), 1, "{all:?}");

@@ -114,6 +114,7 @@ fn listener_tls(tls: &wire::ListenerTls) -> Yaml {
             },
         );
         fields.put("ca", Some(Yaml::long_text(&auth.ca)));
+        fields.put("crl", auth.crl.as_deref().map(Yaml::long_text));
         fields.map()
     };
     fields.put("client_auth", tls.client_auth.as_ref().map(client_auth));

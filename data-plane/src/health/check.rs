@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{Checks, Health, probe::probe};
 use crate::{
+    resolve::Names,
     snapshot::{Endpoint, HealthCheck, Id, Snapshot, SnapshotCell},
     sync::State,
 };
@@ -33,7 +34,12 @@ struct Checker {
 
 /// Keeps one checker per endpoint that the present snapshot wants checked, for as long as snapshots may come, and the
 /// report of what is unhealthy up to date.
-pub async fn check_all(health: Arc<Health>, cell: Arc<SnapshotCell>, mut changes: watch::Receiver<State>) {
+pub async fn check_all(
+    health: Arc<Health>,
+    cell: Arc<SnapshotCell>,
+    names: Arc<Names>,
+    mut changes: watch::Receiver<State>,
+) {
     let mut checkers = HashMap::<Id, Checker>::new();
     let mut revision = 0;
     let mut forgot = Instant::now();
@@ -46,7 +52,7 @@ pub async fn check_all(health: Arc<Health>, cell: Arc<SnapshotCell>, mut changes
                 for backend in snapshot.backends().filter(|backend| backend.health_check.is_some()) {
                     let _ = health.group(backend);
                 }
-                adjust(&health, &mut checkers, wanted(&snapshot));
+                adjust(&health, &names, &mut checkers, wanted(&snapshot));
             }
             if forgot.elapsed() >= FORGET_INTERVAL {
                 forgot = Instant::now();
@@ -80,6 +86,7 @@ fn wanted(snapshot: &Snapshot) -> HashMap<Id, (Arc<Endpoint>, HealthCheck)> {
 
 fn adjust(
     health: &Arc<Health>,
+    names: &Arc<Names>,
     checkers: &mut HashMap<Id, Checker>,
     wanted: HashMap<Id, (Arc<Endpoint>, HealthCheck)>,
 ) {
@@ -100,20 +107,21 @@ fn adjust(
         checkers.entry(id).or_insert_with(|| {
             let checks = health.checks(&endpoint);
             checks.checked.store(true, Relaxed);
-            let task = tokio::spawn(run(Arc::clone(health), Arc::clone(&checks), endpoint, check.clone()));
+            let task =
+                tokio::spawn(run(Arc::clone(health), Arc::clone(names), Arc::clone(&checks), endpoint, check.clone()));
             Checker { check, checks, task }
         });
     }
 }
 
 /// Checks one endpoint for ever.
-async fn run(health: Arc<Health>, checks: Arc<Checks>, endpoint: Arc<Endpoint>, check: HealthCheck) {
+async fn run(health: Arc<Health>, names: Arc<Names>, checks: Arc<Checks>, endpoint: Arc<Endpoint>, check: HealthCheck) {
     let mut against = 0;
     // The first check comes at a random moment of the interval, so that checkers do not march in step.
     sleep(check.interval.mul_f64(fastrand::f64()).min(check.interval / 2)).await;
     loop {
         let begun = Instant::now();
-        let result = timeout(check.timeout, probe(&endpoint, &check.probe)).await;
+        let result = timeout(check.timeout, probe(&endpoint, &names, &check.probe)).await;
         let good = matches!(result, Ok(Ok(())));
         let counter = if good { &checks.good } else { &checks.bad };
         counter.fetch_add(1, Relaxed);

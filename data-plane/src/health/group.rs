@@ -102,7 +102,9 @@ pub struct Group {
     /// The backend's name.
     pub name: Arc<str>,
     /// Lets so many requests through at once as the backend's limits have it.
-    pub gate: Gate,
+    pub requests: Arc<Gate>,
+    /// The same of connections.
+    pub connections: Arc<Gate>,
     /// Requests under way.
     load: AtomicU32,
     /// A worker decides about an ejection; the others leave it to that one.
@@ -121,7 +123,8 @@ impl Group {
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
-            gate: Gate::default(),
+            requests: Arc::default(),
+            connections: Arc::default(),
             load: AtomicU32::new(0),
             ejecting: AtomicBool::new(false),
             free_retries_until: AtomicU64::new(0),

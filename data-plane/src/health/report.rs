@@ -145,9 +145,20 @@ impl Collector for HealthCollector {
             None,
             MetricType::Gauge,
         )?;
-        for group in groups.iter().filter(|group| group.gate.is_used()).take(SAMPLES_MAX) {
-            let waiting = i64::from(group.gate.waiting());
+        let limited = |group: &&&Group| group.requests.is_used() || group.connections.is_used();
+        for group in groups.iter().filter(limited).take(SAMPLES_MAX) {
+            let waiting = i64::from(group.requests.waiting()) + i64::from(group.connections.waiting());
             ConstGauge::new(waiting).encode(family.encode_family(&[("backend", &*group.name)])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "rustygate_upstream_connections",
+            "Connections to a backend that has a limit of them",
+            None,
+            MetricType::Gauge,
+        )?;
+        for group in groups.iter().filter(|group| group.connections.is_used()).take(SAMPLES_MAX) {
+            let open = i64::from(group.connections.inside());
+            ConstGauge::new(open).encode(family.encode_family(&[("backend", &*group.name)])?)?;
         }
         Ok(())
     }

@@ -23,8 +23,9 @@ const STREAMS_MAX: usize = 256;
 /// How much of an answer may come before the client takes it.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
-/// The same for all answers of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// The same for all answers of a connection: as much as all of them may have, so that clients that take nothing never hold
+/// up the answers of others.
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX as u32 * STREAM_WINDOW_BYTES;
 
 /// The most bytes of requests that wait in a connection to be sent, for each stream.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
@@ -52,6 +53,8 @@ struct State {
     /// Tells of `settled` and `retired`.
     changed: Notify,
     used: Cell<Instant>,
+    /// Told when there may be room for another stream, if somebody may wait for that.
+    freed: Option<Rc<Notify>>,
 }
 
 /// The right to one stream of a connection.
@@ -65,6 +68,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.state.streams.set(self.state.streams.get() - 1);
         self.state.used.set(Instant::now());
+        if let Some(freed) = &self.state.freed {
+            freed.notify_one();
+        }
     }
 }
 
@@ -72,11 +78,16 @@ impl Channel {
     /// Begins HTTP/2 on a connection; a task of its own keeps it going for as long as there is a handle to it.
     ///
     /// One request may begin at once; `settling` is dropped when others may, since the upstream has said how many it takes
-    /// at a time.
+    /// at a time. `open` is dropped when the connection has ended; `freed` is told whenever another request may begin.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn open<T: 'static>(stream: Stream, settling: T) -> io::Result<Self> {
+    pub async fn open<T: 'static, O: 'static>(
+        stream: Stream,
+        settling: T,
+        open: O,
+        freed: Option<Rc<Notify>>,
+    ) -> io::Result<Self> {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -92,6 +103,7 @@ impl Channel {
             settled: Cell::new(false),
             changed: Notify::new(),
             used: Cell::new(Instant::now()),
+            freed,
         });
         let driven = Rc::clone(&state);
         let ping = connection.ping_pong();
@@ -111,6 +123,9 @@ impl Channel {
                 driven.settled.set(true);
                 driven.changed.notify_waiters();
                 drop(settling);
+                if let Some(freed) = &driven.freed {
+                    freed.notify_waiters();
+                }
                 std::future::pending::<()>().await;
             };
             let ended = tokio::select! {
@@ -122,6 +137,7 @@ impl Channel {
             }
             driven.retired.set(true);
             driven.changed.notify_waiters();
+            drop((gather, open));
         });
         Ok(Self { send, state })
     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     body::{Sink, Source},
-    client::Client,
+    client::{Client, Life},
     crew::HTTP2_LOAD,
     error::ProxyError,
     http1::{
@@ -88,7 +88,14 @@ struct Shared {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener: &Rc<str>, timer: &mut Timer) {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    peer: Rc<Peer>,
+    listener: &Rc<str>,
+    timer: &mut Timer,
+    mut life: Life,
+) {
     let policy = &worker.shared.policy;
     let _load = worker.crew.load(worker.index, HTTP2_LOAD - 1);
     let mut builder = Builder::new();
@@ -119,6 +126,12 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         match connection.poll_accept(cx) {
             Poll::Ready(Some(Ok(accepted))) => {
                 idle_since = None;
+                if !closing && let Some(limit) = life.spend() {
+                    worker.count_limit(Some(limit));
+                    shared.meter.hurry();
+                    connection.graceful_shutdown();
+                    closing = true;
+                }
                 return Poll::Ready(Some(accepted));
             }
             Poll::Ready(Some(Err(error))) => {
@@ -149,9 +162,11 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener
         let span = if closing { CLOSE_TIME } else { policy.keep_alive_timeout };
         let idle = shared.open.get() == 0
             && timer.poll_expired(*idle_since.get_or_insert_with(Instant::now) + span, cx).is_ready();
+        let aged = !closing && life.ends().is_some_and(|ends| timer.poll_expired(ends, cx).is_ready());
         match (closing, idle) {
             // It was told, and takes no notice.
             (true, true) => return Poll::Ready(None),
+            (false, _) if aged => worker.count_limit(Some(Limit::Age)),
             (false, true) => worker.count_limit(Some(Limit::IdleTime)),
             (false, false) if worker.draining() || peer.is_outdated() => {}
             _ => return Poll::Pending,

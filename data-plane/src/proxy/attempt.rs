@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    After, Exchange, Record,
+    After, Exchange, Record, admit_connection,
     downlink::{Down, Downlink},
     flow::{Flow, UploadState},
     reply,
@@ -25,12 +25,13 @@ use crate::{
     grpc,
     http1::{Framing, write},
     http2::{self, Outgoing, Receiver, Sender},
+    limit::Limit,
     resolve::ConnectError,
     snapshot::{Endpoint, Protocol, Rule, Timeouts, WeightedBackend},
     stream::Pressure,
     target::Target,
     timer::Timer,
-    upstream::{Connection, EndpointState, Link, Retrying},
+    upstream::{Connection, EndpointState, Link, Retrying, Turn},
     worker::Peer,
 };
 
@@ -108,15 +109,25 @@ pub async fn attempt(
     // A WebSocket is a stream like others on a connection that can only be HTTP/2's.
     let fresh = fresh || (plan.upgrade && endpoint.protocol != Protocol::H2);
     let pooled = if fresh { None } else { pool.reuse(record.started) };
-    let Connection { mut link, address, reused } = match pooled {
-        Some(connection) => connection,
+    let turn = match pooled {
+        Some(connection) => Turn::Pooled(connection),
+        None if retrying.backend.limits.is_none() => Turn::New(None),
         None => {
+            let (group, reusable) = (&retrying.view.group, !fresh);
+            // In a box: who has no limits does not pay for its size.
+            Box::pin(admit_connection(x, record, plan, group, pool, reusable)).await?
+        }
+    };
+    // Dropped from last to first: a connection is closed before another may take its place.
+    let Connection { slot, mut link, address, reused } = match turn {
+        Turn::Pooled(connection) => connection,
+        Turn::New(slot) => {
             // Until a body is sent the total time does not run.
             let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
             let due = Instant::now() + timeouts.connect;
             let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
             let due = plan.ends.map_or(due, |ends| due.min(ends));
-            match x.client.timer.until(due, pool.connect(plan.upgrade)).await {
+            match x.client.timer.until(due, pool.connect(plan.upgrade, slot)).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
                     match error {
@@ -134,7 +145,7 @@ pub async fn attempt(
     let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
     let flow = Flow::begin(timeouts, record.started, try_started, !bodyless)
-        .with_client(&x.worker.shared.policy)
+        .with_client(&x.worker.shared.policy, !bodyless && grpc::is_call(&x.request.fields))
         .ending(plan.ends);
     if let Some(ends) = plan.ends {
         let left = ends.saturating_duration_since(Instant::now());
@@ -201,8 +212,13 @@ pub async fn attempt(
         Outcome::Stop(Stop::TunnelDone) => return Ok(After::Close),
         Outcome::Stop(Stop::TunnelBroken) => return Ok(After::Abort),
         Outcome::Stop(Stop::Refused(error)) => return Err(error.into()),
-        Outcome::Expired if flow.tunnel.get() => return Ok(After::Abort),
-        // It says nothing of the upstream.
+        Outcome::Expired if flow.tunnel.get() => {
+            x.worker.count_limit(flow.takes_slowly().then_some(Limit::WriteRate));
+            return Ok(After::Abort);
+        }
+        // These say nothing of the upstream.
+        Outcome::Expired if flow.sends_slowly() => return Err(ProxyError::RequestBodySlow.into()),
+        Outcome::Expired if flow.takes_slowly() => return Err(ProxyError::ClientSlow.into()),
         Outcome::Expired if flow.has_ended() => return Err(ProxyError::DeadlineExceeded.into()),
         Outcome::Expired if record.status != 0 && x.client.pressure.is_blocked() => {
             return Err(ProxyError::ClientStalled.into());
@@ -223,7 +239,7 @@ pub async fn attempt(
             let clean = reusable && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty();
             if let (Link::Http1(stream), true, false) = (link, clean, plan.upgrade) {
                 let now = record.ended.unwrap_or_else(Instant::now);
-                pool.keep(stream, address, now, x.response.connection.keep_alive_time);
+                pool.keep(slot, stream, address, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
                 UploadState::Done if keep_alive => Ok(After::KeepAlive),
@@ -324,6 +340,7 @@ async fn race(
         if stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready()) {
             return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
+        flow.watch_client(client);
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
             if !flow.extend(client, upstream, &ask_again) {
                 return Poll::Ready(Outcome::Expired);

@@ -1,9 +1,17 @@
 //! What the two directions of a try know of each other. They run in one task, so plain cells do.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
+use super::patience::Patience;
 use crate::{snapshot::Timeouts, stream::Pressure, worker::Policy};
 
 /// How far the request's body has come.
@@ -27,6 +35,10 @@ pub struct Flow {
     body_timeout: Duration,
     /// How long the client may take nothing of its answer.
     write_timeout: Duration,
+    /// With the client that sends its request's body.
+    sending: Patience,
+    /// With the client that takes its answer.
+    taking: Patience,
     /// When all is over, whatever moves.
     ends: Option<Instant>,
     /// When this try must have come further.
@@ -58,6 +70,8 @@ impl Flow {
             timeouts,
             body_timeout: timeouts.idle,
             write_timeout: timeouts.idle,
+            sending: Patience::new(timeouts.idle, 0),
+            taking: Patience::new(timeouts.idle, 0),
             ends: None,
             deadline: Cell::new(started + timeouts.total),
             upload: Cell::new(UploadState::AwaitingUpstream),
@@ -78,10 +92,13 @@ impl Flow {
         flow
     }
 
-    /// The same with the process's own bounds on what a client may make it wait for.
-    pub fn with_client(mut self, policy: &Policy) -> Self {
+    /// The same with the process's own bounds on what a client may make it wait for. What it sends may be `messages`, which
+    /// come when they come.
+    pub fn with_client(mut self, policy: &Policy, messages: bool) -> Self {
         self.body_timeout = policy.body_timeout.min(self.timeouts.idle);
         self.write_timeout = policy.write_timeout.min(self.timeouts.idle);
+        self.sending = Patience::new(policy.body_timeout, if messages { 0 } else { policy.body_rate_min });
+        self.taking = Patience::new(policy.write_timeout, policy.write_rate_min);
         self
     }
 
@@ -107,8 +124,8 @@ impl Flow {
 
     /// When this try must have come further.
     pub fn deadline(&self) -> Instant {
-        let deadline = self.deadline.get();
-        self.ends.map_or(deadline, |ends| deadline.min(ends))
+        let bounds = [self.ends, self.sending.due(), self.taking.due()];
+        bounds.into_iter().flatten().fold(self.deadline.get(), Instant::min)
     }
 
     /// The body of the request is on its way, and was for the first time at `first`: the upstream's time runs.
@@ -125,6 +142,10 @@ impl Flow {
         let stall = if stream { self.timeouts.idle } else { self.timeouts.total.min(self.timeouts.idle) };
         self.patient.set(None);
         self.stall.set(Some(stall));
+        if stream {
+            // Both may talk for as long as they like.
+            self.sending.waive();
+        }
         self.await_both(now, stall);
     }
 
@@ -138,7 +159,7 @@ impl Flow {
     /// The deadline has passed. It moves on if one side took something meanwhile, or if whoever is waited for has more
     /// time than the other. False if the time is up.
     pub fn extend(&self, client: &Pressure, upstream: &Pressure, ask_again: impl Fn() -> Option<Instant>) -> bool {
-        if self.has_ended() {
+        if self.has_ended() || self.is_client_slow() {
             return false;
         }
         if let Some(deadline) = self.patient.take()
@@ -163,6 +184,58 @@ impl Flow {
         }
         self.deadline.set(self.deadline.get() + rest);
         true
+    }
+
+    /// Waits for more of the request's body, on the client's time.
+    pub async fn more(&self, fill: impl Future<Output = io::Result<usize>>) -> io::Result<usize> {
+        let mut fill = pin!(fill);
+        poll_fn(|cx| {
+            let polled = fill.as_mut().poll(cx);
+            match &polled {
+                Poll::Pending if self.sending.is_waiting() => {}
+                Poll::Pending => self.sending.begin(Instant::now()),
+                Poll::Ready(filled) if self.sending.is_waiting() => {
+                    self.sending.end(Instant::now(), filled.as_ref().map_or(0, |bytes| *bytes as u64));
+                }
+                Poll::Ready(_) => {}
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Looks at whether the client takes its answer. Asks for the time only when it makes others wait.
+    pub fn watch_client(&self, client: &Pressure) {
+        let blocked = client.is_blocked();
+        if !self.taking.is_waiting() {
+            if blocked {
+                client.take_bytes();
+                self.taking.begin(Instant::now());
+            }
+            return;
+        }
+        let bytes = client.take_bytes();
+        if bytes > 0 || !blocked {
+            let now = Instant::now();
+            self.taking.end(now, bytes);
+            if blocked {
+                self.taking.begin(now);
+            }
+        }
+    }
+
+    /// Whether the client sends too slowly.
+    pub fn sends_slowly(&self) -> bool {
+        self.sending.is_over()
+    }
+
+    /// Whether the client takes too slowly.
+    pub fn takes_slowly(&self) -> bool {
+        self.taking.is_over()
+    }
+
+    fn is_client_slow(&self) -> bool {
+        self.sends_slowly() || self.takes_slowly()
     }
 
     /// Whether there is time for another try.

@@ -50,6 +50,7 @@ pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&
             | ProxyError::MethodNotAllowed
             | ProxyError::RequestTimeout
             | ProxyError::RequestBodyTimeout
+            | ProxyError::RequestBodySlow
     ) {
         x.request.connection.close = true;
     }
@@ -60,7 +61,8 @@ pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&
 /// Ends an answer of which some was sent. A caller of gRPC is told why, in the trailers; nobody else can be.
 pub fn cut(x: &mut Exchange<'_, '_>, record: &Record, error: ProxyError) -> After {
     let is_answer = record.status == 200 && x.response.fields.get("content-type").is_some_and(grpc::is_grpc);
-    if is_answer && matches!(x.client.output, Sink::Http2(_)) && error != ProxyError::ClientStalled {
+    let takes_nothing = matches!(error, ProxyError::ClientStalled | ProxyError::ClientSlow);
+    if is_answer && matches!(x.client.output, Sink::Http2(_)) && !takes_nothing {
         let mut trailers = grpc::trailers_only(grpc::status(error), &error.message());
         trailers.remove("content-type");
         if x.client.output.end(Framing::UntilClose, &trailers).is_ok() {

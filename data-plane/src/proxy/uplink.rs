@@ -155,7 +155,7 @@ async fn send_body(
                 to.flush().await.map_err(|_| Halt::Upstream)?;
                 flow.upload.set(UploadState::AwaitingClient);
                 flow.progress();
-                match from.fill().await {
+                match flow.more(from.fill()).await {
                     Ok(0) | Err(_) => return Err(Halt::Stop(Stop::ClientGone)),
                     Ok(_) => {}
                 }

@@ -19,7 +19,7 @@ use tokio::{
 use super::{ADDRESSES_MAX, Name, Names};
 
 /// How long an address has to itself before the next one is tried beside it (RFC 8305 section 5).
-const HEAD_START: Duration = Duration::from_millis(250);
+pub(super) const HEAD_START: Duration = Duration::from_millis(250);
 
 /// How long an address that failed comes after the others; doubles with each failure in a row.
 const PENALTY: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
@@ -20,6 +20,9 @@ pub const CHAIN_MAX: usize = 10;
 
 /// The most authorities of one bundle.
 pub const AUTHORITIES_MAX: usize = 1000;
+
+/// The most revocation lists of a listener.
+pub const REVOCATION_LISTS_MAX: usize = 100;
 
 /// The most names of one certificate.
 pub const NAMES_MAX: usize = 1000;
@@ -202,6 +205,45 @@ pub fn authorities(pem: &str) -> Result<(Arc<RootCertStore>, Id), ChainError> {
         roots.add(certificate.clone()).map_err(|_| ChainError::Authority(index + 1))?;
     }
     Ok((Arc::new(roots), digest("authorities", certificates.iter().map(|der| &**der))))
+}
+
+/// Why a PEM text of revocation lists cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RevocationError {
+    /// [`PEM_BYTES_MAX`]
+    #[error("it has {0} bytes; at most {PEM_BYTES_MAX} are allowed")]
+    TooLarge(usize),
+    /// [`REVOCATION_LISTS_MAX`]
+    #[error("it has more than {REVOCATION_LISTS_MAX} lists")]
+    TooMany,
+    /// Nothing of the kind.
+    #[error("there is no revocation list in it")]
+    Empty,
+    /// The text is damaged.
+    #[error("it is no PEM text: a line between BEGIN and END is damaged, or END is missing")]
+    Pem,
+}
+
+/// The revocation lists of a PEM text, not looked into yet, and an id of them all.
+///
+/// # Errors
+/// [`RevocationError`]
+pub fn revocation_lists(pem: &str) -> Result<(Vec<CertificateRevocationListDer<'static>>, Id), RevocationError> {
+    if pem.len() > PEM_BYTES_MAX {
+        return Err(RevocationError::TooLarge(pem.len()));
+    }
+    let mut lists = Vec::new();
+    for section in CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()) {
+        if lists.len() == REVOCATION_LISTS_MAX {
+            return Err(RevocationError::TooMany);
+        }
+        lists.push(section.map_err(|_| RevocationError::Pem)?);
+    }
+    if lists.is_empty() {
+        return Err(RevocationError::Empty);
+    }
+    let id = digest("revocation lists", lists.iter().map(|list| &**list));
+    Ok((lists, id))
 }
 
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, ChainError> {

@@ -8,8 +8,10 @@ use std::{
 use hashbrown::HashMap;
 use rustls::{
     RootCertStore, ServerConfig,
+    pki_types::CertificateRevocationListDer,
     server::{
-        ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier,
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, VerifierBuilderError,
+        WebPkiClientVerifier, danger::ClientCertVerifier,
     },
     sign::CertifiedKey,
 };
@@ -63,6 +65,24 @@ pub struct ClientAuth {
     pub authorities: Arc<RootCertStore>,
     /// Of the authorities.
     pub authorities_id: Id,
+    /// Whom they vouch for no longer, and an id of that; nobody is asked for if absent.
+    pub revoked: Option<(Vec<CertificateRevocationListDer<'static>>, Id)>,
+}
+
+impl ClientAuth {
+    /// What checks certificates of clients. If there are lists of what was revoked, each certificate of a chain must be one
+    /// that a list speaks of, and the list must be in date: as other servers have it.
+    ///
+    /// # Errors
+    /// What rustls has against it.
+    pub fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.authorities), provider());
+        let verifier = if self.required { verifier } else { verifier.allow_unauthenticated() };
+        match &self.revoked {
+            None => verifier.build(),
+            Some((lists, _)) => verifier.with_crls(lists.iter().cloned()).enforce_revocation_expiration().build(),
+        }
+    }
 }
 
 impl Server {
@@ -77,9 +97,7 @@ impl Server {
         let builder = match &terms.client_auth {
             None => builder.with_no_client_auth(),
             Some(auth) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&auth.authorities), provider());
-                let verifier = if auth.required { verifier } else { verifier.allow_unauthenticated() };
-                let verifier = verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?;
+                let verifier = auth.verifier().map_err(|error| rustls::Error::General(error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -175,7 +193,9 @@ impl Terms {
         match &self.client_auth {
             None => Id::of("tls trust", "none"),
             Some(auth) => {
-                digest("tls trust", [&[u8::from(auth.required)][..], &auth.authorities_id.0.to_le_bytes()[..]])
+                let revoked = auth.revoked.as_ref().map_or(0, |(_, id)| id.0);
+                let ids = [auth.authorities_id.0.to_le_bytes(), revoked.to_le_bytes()];
+                digest("tls trust", [&[u8::from(auth.required)][..], &ids[0], &ids[1]])
             }
         }
     }

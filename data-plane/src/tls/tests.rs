@@ -47,7 +47,7 @@ impl Authority {
 
     fn auth(&self, required: bool) -> Option<ClientAuth> {
         let (authorities, authorities_id) = authorities(&self.pem).expect("authorities");
-        Some(ClientAuth { required, authorities, authorities_id })
+        Some(ClientAuth { required, authorities, authorities_id, revoked: None })
     }
 
     fn client(&self, certificate: Option<&Certificate>) -> Client {

@@ -1,7 +1,9 @@
-//! A backend's circuit breaker: so many requests at once, over all workers, and a bounded queue for the others.
+//! A backend's circuit breaker: so many of its requests, or of its connections, at once, over all workers, and a bounded
+//! queue for the requests that want more.
 //!
 //! To pass costs one atomic exchange while there is room. Only when there is none does a request take the lock of the
-//! queue, and so does whoever leaves while someone waits. The count is exact, and who waits longest goes first.
+//! queue, and so does whoever leaves while someone waits. The count is exact, and who waits longest goes first; but for
+//! those who want a connection and whose worker has none, since nobody there can pass one on to them.
 
 use std::{
     collections::VecDeque,
@@ -17,8 +19,6 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{health::Group, snapshot::Limits};
-
 /// See the module documentation.
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -27,6 +27,8 @@ pub struct Gate {
     inside: AtomicU32,
     /// The queue's length.
     waiting: AtomicU32,
+    /// How many in it cannot be helped but by their turn.
+    starving: AtomicU32,
     queue: Mutex<VecDeque<Arc<Ticket>>>,
 }
 
@@ -35,16 +37,17 @@ pub struct Gate {
 struct Ticket {
     /// It was let in.
     called: AtomicBool,
+    starving: bool,
     waker: Mutex<Option<Waker>>,
 }
 
-/// The right to be under way; its holder leaves when it is dropped.
+/// The right to be inside; its holder leaves when it is dropped.
 #[derive(Debug)]
-pub struct Permit(Arc<Group>);
+pub struct Permit(Arc<Gate>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.gate.leave();
+        self.0.leave();
     }
 }
 
@@ -62,37 +65,51 @@ pub enum Entry {
 /// A request in the queue.
 #[derive(Debug)]
 pub struct Waiting {
-    group: Arc<Group>,
+    gate: Arc<Gate>,
     ticket: Arc<Ticket>,
     /// The permit was handed out.
     done: bool,
 }
 
 impl Gate {
-    /// Lets a request in, or into the queue.
+    /// Lets a request in if fewer than `most` are, or into the queue if fewer than `pending` wait. One who is `starving` goes
+    /// before those who are not.
     #[must_use]
-    pub fn enter(group: &Arc<Group>, limits: Limits) -> Entry {
-        let gate = &group.gate;
-        if gate.most.load(Relaxed) != limits.requests {
-            gate.most.store(limits.requests, SeqCst);
+    pub fn enter(gate: &Arc<Self>, most: u32, pending: u32, starving: bool) -> Entry {
+        if gate.most.load(Relaxed) != most {
+            gate.most.store(most, SeqCst);
             gate.call(&mut gate.queue());
         }
         // Nobody overtakes those who wait.
         if gate.waiting.load(SeqCst) == 0 && gate.take() {
-            return Entry::Now(Permit(Arc::clone(group)));
+            return Entry::Now(Permit(Arc::clone(gate)));
         }
         let mut queue = gate.queue();
-        if queue.len() >= limits.pending as usize {
+        if queue.len() >= pending as usize {
             // Someone may have left meanwhile.
             let free = queue.is_empty() && gate.take();
-            return if free { Entry::Now(Permit(Arc::clone(group))) } else { Entry::Full };
+            return if free { Entry::Now(Permit(Arc::clone(gate))) } else { Entry::Full };
         }
-        let ticket = Arc::new(Ticket::default());
+        let ticket = Arc::new(Ticket { starving, ..Ticket::default() });
         queue.push_back(Arc::clone(&ticket));
+        gate.starving.fetch_add(u32::from(starving), SeqCst);
         // First the count of those who wait, then a look at the room: who leaves does it the other way round, so that one of
         // the two sees the other.
         gate.call(&mut queue);
-        Entry::Later(Waiting { group: Arc::clone(group), ticket, done: false })
+        Entry::Later(Waiting { gate: Arc::clone(gate), ticket, done: false })
+    }
+
+    /// Lets one in whatever there is.
+    #[must_use]
+    pub fn force(gate: &Arc<Self>) -> Permit {
+        gate.inside.fetch_add(1, SeqCst);
+        Permit(Arc::clone(gate))
+    }
+
+    /// How many of those who wait are starving.
+    #[must_use]
+    pub fn starving(&self) -> u32 {
+        self.starving.load(Relaxed)
     }
 
     /// How many wait.
@@ -130,7 +147,12 @@ impl Gate {
     fn call(&self, queue: &mut VecDeque<Arc<Ticket>>) {
         self.waiting.store(queue.len() as u32, SeqCst);
         while !queue.is_empty() && self.take() {
-            let Some(ticket) = queue.pop_front() else { return };
+            let first = match self.starving.load(SeqCst) {
+                0 => 0,
+                _ => queue.iter().position(|ticket| ticket.starving).unwrap_or(0),
+            };
+            let Some(ticket) = queue.remove(first) else { return };
+            self.starving.fetch_sub(u32::from(ticket.starving), SeqCst);
             self.waiting.store(queue.len() as u32, SeqCst);
             ticket.call();
         }
@@ -151,6 +173,14 @@ impl Ticket {
     }
 }
 
+impl Waiting {
+    /// Whether it goes before those who are not.
+    #[must_use]
+    pub fn is_starving(&self) -> bool {
+        self.ticket.starving
+    }
+}
+
 impl Future for Waiting {
     type Output = Permit;
 
@@ -164,7 +194,7 @@ impl Future for Waiting {
             }
         }
         self.done = true;
-        Poll::Ready(Permit(Arc::clone(&self.group)))
+        Poll::Ready(Permit(Arc::clone(&self.gate)))
     }
 }
 
@@ -173,11 +203,12 @@ impl Drop for Waiting {
         if self.done {
             return;
         }
-        let gate = &self.group.gate;
+        let gate = &self.gate;
         let mut queue = gate.queue();
         match queue.iter().position(|ticket| Arc::ptr_eq(ticket, &self.ticket)) {
             Some(at) => {
                 queue.remove(at);
+                gate.starving.fetch_sub(u32::from(self.ticket.starving), SeqCst);
                 gate.call(&mut queue);
             }
             // It was called and did not come.
@@ -191,16 +222,12 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
-    use std::{task::Wake, time::Duration};
+    use std::task::Wake;
 
     use super::*;
 
-    fn group() -> Arc<Group> {
-        Arc::new(Group::new("b".into()))
-    }
-
-    fn limits(requests: u32, pending: u32) -> Limits {
-        Limits { requests, pending, pending_timeout: Duration::from_secs(1) }
+    fn enter(gate: &Arc<Gate>, (most, pending): (u32, u32)) -> Entry {
+        Gate::enter(gate, most, pending, false)
     }
 
     fn now(entry: Entry) -> Permit {
@@ -232,28 +259,28 @@ mod tests {
 
     #[test]
     fn so_many_pass_so_many_wait_and_the_others_are_refused() {
-        let group = group();
-        let limits = limits(2, 1);
-        let first = now(Gate::enter(&group, limits));
-        let _second = now(Gate::enter(&group, limits));
-        let mut third = later(Gate::enter(&group, limits));
-        assert!(matches!(Gate::enter(&group, limits), Entry::Full));
+        let gate = Arc::new(Gate::default());
+        let limits = (2, 1);
+        let first = now(enter(&gate, limits));
+        let _second = now(enter(&gate, limits));
+        let mut third = later(enter(&gate, limits));
+        assert!(matches!(enter(&gate, limits), Entry::Full));
         let woken = Arc::new(Woken::default());
         assert!(poll(&mut third, &woken).is_pending());
         drop(first);
         assert!(woken.0.load(SeqCst));
         assert!(poll(&mut third, &woken).is_ready());
-        assert_eq!((group.gate.inside(), group.gate.waiting()), (1, 0), "the permit was dropped at once");
+        assert_eq!((gate.inside(), gate.waiting()), (1, 0), "the permit was dropped at once");
     }
 
     #[test]
     fn who_waits_longest_goes_first_and_nobody_overtakes() {
-        let group = group();
-        let limits = limits(1, 10);
-        let inside = now(Gate::enter(&group, limits));
-        let mut waiting: Vec<_> = (0..3).map(|_| later(Gate::enter(&group, limits))).collect();
+        let gate = Arc::new(Gate::default());
+        let limits = (1, 10);
+        let inside = now(enter(&gate, limits));
+        let mut waiting: Vec<_> = (0..3).map(|_| later(enter(&gate, limits))).collect();
         drop(inside);
-        let mut late = later(Gate::enter(&group, limits));
+        let mut late = later(enter(&gate, limits));
         let woken = Arc::new(Woken::default());
         assert!(poll(&mut late, &woken).is_pending());
         assert!(poll(&mut waiting[1], &woken).is_pending());
@@ -264,27 +291,49 @@ mod tests {
 
     #[test]
     fn who_gives_up_frees_the_place_and_a_call_that_was_not_heard_goes_to_the_next() {
-        let group = group();
-        let limits = limits(1, 2);
-        let inside = now(Gate::enter(&group, limits));
-        let first = later(Gate::enter(&group, limits));
-        let second = later(Gate::enter(&group, limits));
+        let gate = Arc::new(Gate::default());
+        let limits = (1, 2);
+        let inside = now(enter(&gate, limits));
+        let first = later(enter(&gate, limits));
+        let second = later(enter(&gate, limits));
         drop(second);
-        let mut third = later(Gate::enter(&group, limits));
+        let mut third = later(enter(&gate, limits));
         // The first is called, and goes without having heard it.
         drop(inside);
         drop(first);
         let woken = Arc::new(Woken::default());
         assert!(poll(&mut third, &woken).is_ready());
-        assert_eq!((group.gate.inside(), group.gate.waiting()), (0, 0));
+        assert_eq!((gate.inside(), gate.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn who_is_starving_goes_before_the_others_and_is_counted() {
+        let gate = Arc::new(Gate::default());
+        let inside = now(enter(&gate, (1, 5)));
+        let mut first = later(enter(&gate, (1, 5)));
+        let mut starving = later(Gate::enter(&gate, 1, 5, true));
+        let gone = later(Gate::enter(&gate, 1, 5, true));
+        assert_eq!(gate.starving(), 2);
+        drop(gone);
+        assert_eq!(gate.starving(), 1);
+        drop(inside);
+        assert!(poll(&mut first, &Arc::default()).is_pending());
+        let Poll::Ready(permit) = poll(&mut starving, &Arc::default()) else { panic!("it was called") };
+        assert_eq!(gate.starving(), 0);
+        let forced = Gate::force(&gate);
+        drop(permit);
+        assert!(poll(&mut first, &Arc::default()).is_pending(), "there is one more than there should be");
+        drop(forced);
+        assert!(poll(&mut first, &Arc::default()).is_ready());
+        assert_eq!((gate.inside(), gate.waiting()), (0, 0));
     }
 
     #[test]
     fn a_raised_limit_calls_those_who_wait() {
-        let group = group();
-        let _inside = now(Gate::enter(&group, limits(1, 5)));
-        let mut waiting = later(Gate::enter(&group, limits(1, 5)));
-        let _third = now(Gate::enter(&group, limits(3, 5)));
+        let gate = Arc::new(Gate::default());
+        let _inside = now(enter(&gate, (1, 5)));
+        let mut waiting = later(enter(&gate, (1, 5)));
+        let _third = now(enter(&gate, (3, 5)));
         assert!(poll(&mut waiting, &Arc::default()).is_ready());
     }
 
@@ -292,21 +341,21 @@ mod tests {
     fn over_many_threads_never_more_than_so_many_are_inside_and_all_come_in_at_last() {
         const THREADS: usize = 8;
         const ROUNDS: usize = 2_000;
-        let group = group();
+        let gate = Arc::new(Gate::default());
         let passed = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
                     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
                     for round in 0..ROUNDS {
-                        let permit = match Gate::enter(&group, limits(3, 100)) {
+                        let permit = match enter(&gate, (3, 100)) {
                             Entry::Now(permit) => permit,
                             // Some change their mind.
                             Entry::Later(_) if round % 7 == 0 => continue,
                             Entry::Later(waiting) => runtime.block_on(waiting),
                             Entry::Full => panic!("there is room for all"),
                         };
-                        assert!(group.gate.inside() <= 3);
+                        assert!(gate.inside() <= 3);
                         passed.fetch_add(1, SeqCst);
                         drop(permit);
                     }
@@ -314,6 +363,6 @@ mod tests {
             }
         });
         assert!(passed.load(SeqCst) as usize > THREADS * ROUNDS / 2);
-        assert_eq!((group.gate.inside(), group.gate.waiting()), (0, 0));
+        assert_eq!((gate.inside(), gate.waiting()), (0, 0));
     }
 }

@@ -41,42 +41,11 @@ fn request(args: &ExplainArgs) -> Result<wire::ExplainRequest, Failure> {
     let headers = args.headers.iter().map(|(name, value)| wire::Header { name: name.clone(), value: value.clone() });
     Ok(wire::ExplainRequest {
         method: args.method.clone(),
-        url: url(args)?,
+        url: args.url.clone(),
         headers: headers.collect(),
         listener: args.listener.clone(),
         revision: args.revision.unwrap_or_default(),
     })
-}
-
-/// The URL with the host that the request will name, which a Host header changes, as in curl.
-fn url(args: &ExplainArgs) -> Result<String, Failure> {
-    let whole = if args.url.starts_with('/') { format!("http://localhost{}", args.url) } else { args.url.clone() };
-    let Some(target) = Target::of(&whole) else {
-        return Err(Failure::new(format!("{:?} is not http://host[:port]/path?query, nor /path", escape(&args.url))));
-    };
-    let host = args.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
-    let host = host.map_or(target.authority, |(_, host)| host.as_str());
-    let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
-    Ok(format!("http://{host}{}{query}", target.path))
-}
-
-/// The parts of a URL that a request carries.
-#[derive(Debug, PartialEq, Eq)]
-struct Target<'a> {
-    authority: &'a str,
-    path: &'a str,
-    query: Option<&'a str>,
-}
-
-impl<'a> Target<'a> {
-    fn of(url: &'a str) -> Option<Self> {
-        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
-        let rest = rest.split_once('#').map_or(rest, |(rest, _fragment)| rest);
-        let (before, query) = rest.split_once('?').map_or((rest, None), |(before, query)| (before, Some(query)));
-        let slash = before.find('/').unwrap_or(before.len());
-        let (authority, path) = before.split_at(slash);
-        (!authority.is_empty()).then_some(Self { authority, path: if path.is_empty() { "/" } else { path }, query })
-    }
 }
 
 fn show(screen: Screen, args: &ExplainArgs, response: &wire::ExplainResponse) -> Result<Exit, Failure> {
@@ -145,33 +114,7 @@ fn json(response: &wire::ExplainResponse) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-    use crate::cli::{Cli, Command};
-
-    #[test]
-    fn a_url_is_taken_apart() {
-        let target = |authority, path, query| Some(Target { authority, path, query });
-        assert_eq!(Target::of("http://a:80/b/c?d=/?e#f"), target("a:80", "/b/c", Some("d=/?e")));
-        assert_eq!(Target::of("https://a"), target("a", "/", None));
-        assert_eq!(Target::of("http://a?b"), target("a", "/", Some("b")));
-        assert_eq!(Target::of("http:///b"), None);
-        assert_eq!(Target::of("ftp://a"), None);
-        assert_eq!(Target::of(""), None);
-    }
-
-    #[test]
-    fn a_host_header_goes_before_the_host_of_the_url() {
-        let asked = |arguments: &[&str]| {
-            let cli = Cli::try_parse_from([&["gatectl", "explain", "GET"], arguments].concat()).expect("parses");
-            let Command::Explain(args) = cli.command else { panic!("explain") };
-            url(&args).ok()
-        };
-        assert_eq!(asked(&["/a?b"]).as_deref(), Some("http://localhost/a?b"));
-        assert_eq!(asked(&["https://c:1/a", "-H", "Host: d.e"]).as_deref(), Some("http://d.e/a"));
-        assert_eq!(asked(&["a"]), None);
-    }
 
     fn candidate(route: &str, failed: &str, winner: bool) -> wire::Candidate {
         wire::Candidate {

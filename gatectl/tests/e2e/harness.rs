@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use self::{
     child::{Child, free_port},
     dns::{Dns, Query, Say},
-    gateway::{Bearer, Builder, Gateway},
+    gateway::{Bearer, Builder, Gateway, hits},
     http::{AGREES, Client, HANDSHAKE, Head, Response, dechunk, header, raw},
     http2::{Answer, Asked, Http2, Peer, answered, body_of, pour, reply},
     process::{Dev, Output, Process, gatectl, masked},

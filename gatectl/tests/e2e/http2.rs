@@ -3,4 +3,5 @@
 mod bodies;
 mod endings;
 mod equality;
+mod lives;
 mod sharing;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    AGREES, Client, Gateway, HANDSHAKE, Reply, Response, Upstream, Wire, Witness, answer, free_port, raw, with_gateway,
-    within,
+    AGREES, Client, Gateway, HANDSHAKE, Http2, Peer, Reply, Response, Upstream, Wire, Witness, answer, answered,
+    body_of, free_port, hits, raw, with_gateway, within,
 };
 
 fn all_to(url: &str) -> String {
@@ -117,13 +117,6 @@ async fn connections_have_a_bound_and_their_end_makes_room() {
     };
     within("room for another", admitted).await;
     gateway.shutdown().await;
-}
-
-/// How often clients ran into a bound.
-async fn hits(gateway: &Gateway, limit: &str) -> u64 {
-    let begin = format!("rustygate_limit_hits_total{{limit=\"{limit}\"}} ");
-    let metrics = gateway.metrics(0).await;
-    metrics.lines().find_map(|line| line.strip_prefix(&begin)).expect("a counter").parse().expect("a number")
 }
 
 /// A connection from this loopback address.
@@ -249,6 +242,114 @@ async fn a_slow_body_and_a_slow_reader_are_cut_and_a_bystander_is_served() {
     };
     tokio::join!(slow_body, slow_reader, bystander);
     assert_eq!((hits(&gateway, "request_body_timeout").await, hits(&gateway, "write_timeout").await), (1, 1));
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_cut_and_messages_that_trickle_are_not() {
+    let upstream = Witness::echo().await;
+    let mut peer = Peer::start().await;
+    let builder = Gateway::builder().proxy_settings(|settings| {
+        settings.body_timeout = 1;
+        settings.min_body_rate = 1_000;
+    });
+    let manifest = format!(
+        "backends: [{{name: calls, protocol: h2c, endpoints: [\"{}\"]}}]\n\
+         routes: [{{name: calls, path: /calls, backend: calls}}, {{name: all, path: /, backend: \"{}\"}}]",
+        peer.url(),
+        upstream.url()
+    );
+    let gateway = builder.manifest(&manifest).start().await;
+    let addr = gateway.proxy_addr();
+    let http1 = async {
+        let mut client = Wire::connect(addr).await;
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n").await;
+        while client.is_quiet().await {
+            client.send("x").await;
+            tokio::time::sleep(TRICKLE).await;
+        }
+        assert!(client.until("\r\n").await.contains(" 408 "));
+        client.until("request_body_slow").await;
+    };
+    let http2 = async {
+        let mut client = Http2::connect(addr).await;
+        let (response, mut stream) = client.open(client.head("POST", "/", &[]), false).await;
+        let trickle = async {
+            while stream.send_data("x".into(), false).is_ok() {
+                tokio::time::sleep(TRICKLE).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let answer = tokio::select! {
+            answer = answered(response) => answer.expect("an answer"),
+            () = trickle => unreachable!("it goes on for ever"),
+        };
+        assert_eq!(answer.status, 408);
+        assert!(answer.text().contains("request_body_slow"));
+    };
+    // As slow as those, but it comes in time.
+    let bystander = async {
+        let mut client = Wire::connect(addr).await;
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2400\r\n\r\n").await;
+        for _ in 0..6 {
+            client.send("x".repeat(400)).await;
+            tokio::time::sleep(TRICKLE).await;
+        }
+        assert!(client.until("\r\n").await.contains(" 200 "));
+    };
+    let call = async {
+        let mut client = Http2::connect(addr).await;
+        let head = client.head("POST", "/calls", &[("content-type", "application/grpc"), ("te", "trailers")]);
+        let (response, mut stream) = client.open(head, false).await;
+        let mut asked = peer.next().await;
+        for _ in 0..8 {
+            stream.send_data("m".into(), false).expect("the call goes on");
+            tokio::time::sleep(TRICKLE).await;
+        }
+        stream.send_data("m".into(), true).expect("the call goes on");
+        let (body, _) = body_of(asked.request.body_mut()).await.expect("a body");
+        assert_eq!(body, b"mmmmmmmmm");
+        asked.say(200, "all heard");
+        assert_eq!(within("an answer", answered(response)).await.expect("an answer").text(), "all heard");
+    };
+    tokio::join!(http1, http2, bystander, call);
+    assert_eq!((hits(&gateway, "request_body_rate").await, hits(&gateway, "request_body_timeout").await), (2, 0));
+    gateway.shutdown().await;
+}
+
+/// How often those send or take a byte who want to live for ever: often enough for the time between two pieces.
+const TRICKLE: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_reader_who_takes_a_byte_now_and_then_is_cut() {
+    const WINDOW_UPDATE: u8 = 8;
+    const RST_STREAM: u8 = 3;
+    let upstream = Witness::start(|_| Reply::Send(answer("x".repeat(100_000)))).await;
+    let builder = Gateway::builder().proxy_settings(|settings| {
+        settings.write_timeout = 1;
+        settings.min_write_rate = 1_000;
+    });
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let mut client = Wire::connect(gateway.proxy_addr()).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    // No room for a body; GET http://a/
+    client.send([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]).await;
+    client.send([0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a']).await;
+    let begun = tokio::time::Instant::now();
+    let mut taken = 0;
+    loop {
+        client.send([0, 0, 4, WINDOW_UPDATE, 0, 0, 0, 0, 1, 0, 0, 0, 1]).await;
+        tokio::time::sleep(TRICKLE).await;
+        let head = client.exactly(9).await;
+        let payload = client.exactly(usize::from(head[1]) << 8 | usize::from(head[2])).await;
+        match head[3] {
+            0 => taken += payload.len(),
+            RST_STREAM => break,
+            _ => {}
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{taken} bytes taken");
+    }
+    assert_eq!((hits(&gateway, "write_rate").await, hits(&gateway, "write_timeout").await), (1, 0));
     gateway.shutdown().await;
 }
 

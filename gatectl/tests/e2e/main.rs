@@ -6,6 +6,7 @@
 mod answers;
 mod apply;
 mod certificates;
+mod connections;
 mod dev;
 mod discovery;
 mod docs;
@@ -15,6 +16,7 @@ mod examples;
 mod forwarding;
 mod grpc;
 mod harness;
+mod health;
 mod http1;
 mod http2;
 mod inspect;

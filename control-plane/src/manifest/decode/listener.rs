@@ -40,11 +40,13 @@ fn listener_tls(faults: &mut Faults, node: &Node<'_>) -> Option<wire::ListenerTl
 fn auth(faults: &mut Faults, node: &Node<'_>) -> Option<wire::ClientAuth> {
     use wire::client_auth::Mode;
     const MODES: [(&str, Mode); 2] = [("required", Mode::Required), ("optional", Mode::Optional)];
-    let fields = faults.fields(node, "client_auth", ["mode", "ca"])?;
+    let fields = faults.fields(node, "client_auth", ["mode", "ca", "crl"])?;
     let mode = faults
         .required(&fields, "mode")
         .and_then(|node| word(faults, node, "mode", "modes", &MODES))
         .unwrap_or_default();
     let ca = faults.required(&fields, "ca").and_then(|node| outside_text(faults, node)).unwrap_or_default();
-    Some(wire::ClientAuth { mode: mode.into(), ca })
+    let [_, _, crl] = fields.found;
+    let crl = crl.and_then(|entry| outside_text(faults, &entry.value));
+    Some(wire::ClientAuth { mode: mode.into(), ca, crl })
 }

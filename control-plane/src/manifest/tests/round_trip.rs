@@ -240,7 +240,8 @@ fn long_text() -> BoxedStrategy<String> {
 }
 
 fn tls_listener() -> BoxedStrategy<wire::Listener> {
-    let auth = (1..=2i32, long_text()).prop_map(|(mode, ca)| wire::ClientAuth { mode, ca });
+    let auth = (1..=2i32, long_text(), option::of(long_text()));
+    let auth = auth.prop_map(|(mode, ca, crl)| wire::ClientAuth { mode, ca, crl });
     let certificates = prop::collection::btree_set(name(), 1..3).prop_map(|set| set.into_iter().collect());
     let alpn = prop::collection::btree_set(text(), 0..3).prop_map(|set| set.into_iter().collect());
     let tls = (certificates, option::of(1..=2i32), alpn, option::of(auth)).prop_map(

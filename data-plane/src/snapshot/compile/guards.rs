@@ -224,12 +224,12 @@ pub(super) fn limits(message: &wire::Limits, faults: &mut Faults) -> Option<Limi
     let requests = limit(message.requests, 1, "limits.requests");
     let pending = limit(message.pending, 0, "limits.pending");
     let pending_timeout = duration(message.pending_timeout_ms, 1_000, 1..=60_000, "limits.pending_timeout_ms", faults);
-    let Some(requests) = connections.into_iter().chain(requests).min() else {
+    let Some(least) = connections.into_iter().chain(requests).min() else {
         let hint = "say how many: connections or requests";
         faults.add_with_hint(fault::MISSING, "limits", "limits need connections or requests", hint);
         return None;
     };
-    Some(Limits { requests, pending: pending.unwrap_or(requests), pending_timeout })
+    Some(Limits { connections, requests, pending: pending.unwrap_or(least), pending_timeout })
 }
 
 pub(super) fn retry_budget(message: &wire::RetryBudget, faults: &mut Faults) -> RetryBudget {

@@ -159,13 +159,19 @@ fn client_auth(message: &wire::ClientAuth, faults: &mut Faults) -> Option<Client
             return None;
         }
     };
-    match certificate::authorities(&message.ca) {
-        Ok((authorities, authorities_id)) => Some(ClientAuth { required, authorities, authorities_id }),
-        Err(error) => {
-            add_bad_chain(&error, format_args!("tls.client_auth.ca"), faults);
-            None
-        }
-    }
+    let (authorities, authorities_id) = certificate::authorities(&message.ca)
+        .inspect_err(|error| add_bad_chain(error, format_args!("tls.client_auth.ca"), faults))
+        .ok()?;
+    let auth = ClientAuth { required, authorities, authorities_id, revoked: None };
+    let Some(crl) = &message.crl else { return Some(auth) };
+    let mut bad = |error: &dyn fmt::Display| {
+        let hint = "a PEM file begins with \"-----BEGIN X509 CRL-----\"";
+        faults.add_with_hint(fault::BAD_CERTIFICATE, "tls.client_auth.crl", error, hint);
+    };
+    let revoked = certificate::revocation_lists(crl).inspect_err(|error| bad(error)).ok()?;
+    let auth = ClientAuth { revoked: Some(revoked), ..auth };
+    auth.verifier().inspect_err(|error| bad(&format_args!("it cannot be used: {error}"))).ok()?;
+    Some(auth)
 }
 
 /// The same listener's TLS with its certificates as they are now; `None` if one of them is not there.

@@ -77,7 +77,7 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 36] = [
+const ERRORS: [ProxyError; 38] = [
     ProxyError::BadWebSocket,
     ProxyError::UpstreamWithoutWebSocket,
     ProxyError::UpstreamReset(h2::Reason::CANCEL),
@@ -85,6 +85,7 @@ const ERRORS: [ProxyError; 36] = [
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),
     ProxyError::RequestBodyTimeout,
+    ProxyError::RequestBodySlow,
     ProxyError::TooManyConnections,
     ProxyError::NoAddress,
     ProxyError::BadHead(HeadError::TargetTooLong),
@@ -101,6 +102,7 @@ const ERRORS: [ProxyError; 36] = [
     ProxyError::RequestTimeout,
     ProxyError::ClientGone,
     ProxyError::ClientStalled,
+    ProxyError::ClientSlow,
     ProxyError::NotReady,
     ProxyError::NoRoute,
     ProxyError::NoEndpoint,

@@ -388,3 +388,10 @@ impl Gateway {
         self.proxies[index].proxy.as_ref().expect("the proxy runs")
     }
 }
+
+/// How often clients ran into a bound.
+pub async fn hits(gateway: &Gateway, limit: &str) -> u64 {
+    let begin = format!("rustygate_limit_hits_total{{limit=\"{limit}\"}} ");
+    let metrics = gateway.metrics(0).await;
+    metrics.lines().find_map(|line| line.strip_prefix(&begin)).expect("a counter").parse().expect("a number")
+}

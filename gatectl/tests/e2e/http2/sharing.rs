@@ -1,9 +1,18 @@
 //! Many requests on few connections.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::bodies::routes;
-use crate::harness::{Answer, Client, Gateway, Http2, Peer, with_gateway, within};
+use crate::harness::{Answer, Child, Client, Gateway, Http2, Peer, free_port, pour, reply, with_gateway, within};
 
 async fn many(gateway: &Gateway, requests: usize) -> JoinSet<Answer> {
     let mut work = JoinSet::new();
@@ -91,5 +100,77 @@ async fn clients_of_either_protocol_share_the_upstreams_connection_and_a_push_ke
     assert_eq!(asked.connection, 0);
     asked.say(200, "ok");
     assert_eq!(within("an answer", crate::harness::answered(response)).await.expect("an answer").status, 200);
+    gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_who_take_nothing_hold_up_nobody_on_the_same_upstream_connection() {
+    const STALLED: usize = 200;
+    const LARGE: usize = 1 << 20;
+    /// What the gateway may hold for each: the window of a stream, and what waits to be sent.
+    const GROWTH_KIB_MAX: u64 = STALLED as u64 * (256 + 64 + 64);
+    let mut peer = Peer::start().await;
+    let gateway = Gateway::builder().proxies(0).manifest(&routes("http://127.0.0.1:9", &peer.url())).start().await;
+    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let url = gateway.control_plane_url();
+    let flags = ["--control-plane", &url, "--listen", &listen, "--admin-listen", &admin, "--workers", "1"];
+    let proxy = Child::data_plane(gateway.folder(), "proxy", &[&flags[..], &["--access-log", "off"]].concat());
+    within("a snapshot", async {
+        while !proxy.log().contains("serving a new snapshot") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let addr = listen.parse().expect("an address");
+    let before = proxy.resident_kib();
+    let (mut clients, mut answers) = (Vec::new(), Vec::new());
+    let poured = Arc::new(AtomicUsize::new(0));
+    for index in 0..STALLED {
+        if index % 100 == 0 {
+            clients.push(Http2::connect(addr).await);
+        }
+        let client = clients.last_mut().expect("one");
+        let head = client.head("GET", "/h2/large", &[]);
+        answers.push(client.open(head, true).await);
+        let mut asked = peer.next().await;
+        let poured = Arc::clone(&poured);
+        tokio::spawn(async move {
+            let mut stream = asked.respond.send_response(reply(200, &[]), false).expect("sends");
+            let piece = Bytes::from_static(&[b'x'; 16 << 10]);
+            for _ in 0..LARGE / piece.len() {
+                let Ok(()) = pour(&mut stream, piece.clone(), false).await else { return };
+                poured.fetch_add(piece.len(), Relaxed);
+            }
+        });
+    }
+    // Until nothing moves.
+    let stuck = async {
+        let mut last = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            match poured.load(Relaxed) {
+                0 => {}
+                now if now == last => return,
+                now => last = now,
+            }
+        }
+    };
+    within("a standstill", stuck).await;
+    let grown = proxy.resident_kib().saturating_sub(before);
+    let mut bystander = Client::connect(addr).await;
+    for _ in 0..20 {
+        let asked = async {
+            let asked = peer.next().await;
+            assert_eq!(asked.connection, 0, "all share it");
+            asked.say(200, &"x".repeat(10_000));
+        };
+        let began = tokio::time::Instant::now();
+        let (response, ()) = tokio::join!(bystander.get("/h2/small"), asked);
+        assert_eq!((response.status, response.body.len()), (200, 10_000));
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    eprintln!("memory +{grown} KiB, {} KiB taken from the upstream", poured.load(Relaxed) >> 10);
+    assert!(grown < GROWTH_KIB_MAX, "{grown} KiB");
+    drop((answers, clients));
     gateway.shutdown().await;
 }

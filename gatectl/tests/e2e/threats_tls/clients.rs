@@ -32,6 +32,7 @@ struct House {
     witness: Witness,
     authority: Authority,
     addr: SocketAddr,
+    manifest: String,
 }
 
 impl House {
@@ -48,7 +49,7 @@ impl House {
         );
         let builder = Gateway::builder().proxy_settings(|settings| settings.tls_handshake_timeout = 1);
         let gateway = builder.manifest(&manifest).start().await;
-        Self { gateway, witness, authority, addr: SocketAddr::from(([127, 0, 0, 1], port)) }
+        Self { gateway, witness, authority, manifest, addr: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
     async fn client(&self, name: &str) -> Tls {
@@ -295,6 +296,45 @@ async fn who_has_no_certificate_of_the_right_authority_stays_outside() {
         assert_eq!(answer.map(|(status, _)| status), good.then_some(200), "{what}");
     }
     assert_eq!(house.witness.requests().len(), 1);
+    house.gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_is_revoked_stays_outside_with_a_session_from_before_too() {
+    let auth = |authority: &Authority, crl: &str| {
+        format!(", client_auth: {{mode: required, ca: {}, crl: {crl}}}", authority.yaml())
+    };
+    let mut house = House::start(|authority| auth(authority, &authority.crl(&[2], 30))).await;
+    let serial = |serial: u64| {
+        move |params: &mut rcgen::CertificateParams| params.serial_number = Some(rcgen::SerialNumber::from(serial))
+    };
+    let config = |house: &House, number: u64| {
+        let shown = house.authority.sign_with(&["client.example"], serial(number));
+        house.authority.client(Some(&shown), "http/1.1")
+    };
+    let [good, revoked, later] = [1, 2, 3].map(|number| config(&house, number));
+    let asks =
+        async |house: &House, config: &Arc<ClientConfig>| match Tls::connect(house.addr, Arc::clone(config), PUBLIC)
+            .await
+        {
+            Ok(mut client) => client.try_get(PUBLIC, "").await.map(|(status, _)| status),
+            Err(_) => None,
+        };
+    assert_eq!(asks(&house, &good).await, Some(200));
+    assert_eq!(asks(&house, &revoked).await, None);
+    assert_eq!(asks(&house, &later).await, Some(200));
+    // It has a ticket by now.
+    let old = auth(&house.authority, "").replace("crl: }", "");
+    let (before, after) = house.manifest.split_once(&old).expect("what is asked of clients");
+    let rest = after.split_once('}').expect("its end").1;
+    let with = |crl: &str| format!("{before}{}{rest}", auth(&house.authority, crl));
+    let (newer, outdated) = (with(&house.authority.crl(&[2, 3], 30)), with(&house.authority.crl(&[2, 3], -1)));
+    house.gateway.apply(&newer).await;
+    assert_eq!(asks(&house, &good).await, Some(200));
+    assert_eq!(asks(&house, &later).await, None);
+    // Nobody knows who was revoked since.
+    house.gateway.apply(&outdated).await;
+    assert_eq!(asks(&house, &good).await, None);
     house.gateway.shutdown().await;
 }
 

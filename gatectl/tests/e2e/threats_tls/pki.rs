@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, string::Ia5String,
 };
 use tokio_rustls::rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -52,6 +53,31 @@ impl Authority {
         edit(&mut params);
         let key = KeyPair::generate().expect("a key");
         Certificate { chain: params.signed_by(&key, &self.issuer).expect("signs").pem(), key: key.serialize_pem() }
+    }
+
+    /// A list of what it vouches for no longer, by serial number, that is good until so many days from now, as a YAML string.
+    pub fn crl(&self, revoked: &[u64], days: i64) -> String {
+        let from_now = |days: i64| {
+            let seconds = std::time::Duration::from_secs(days.unsigned_abs() * 86_400);
+            let now = std::time::SystemTime::now();
+            if days < 0 { now - seconds } else { now + seconds }
+        };
+        let revoked = revoked.iter().map(|&serial| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: from_now(-3).into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: from_now(-2).into(),
+            next_update: from_now(days).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("signs").pem().expect("PEM");
+        serde_json::to_string(&list).expect("text")
     }
 
     /// A client that believes it, shows this, and speaks one protocol.

@@ -138,9 +138,14 @@ fn the_tls_of_a_listener_is_checked_whole() {
     one_listener_fault(fault::UNREADABLE, "tls.min_version", |tls| tls.min_version = Some(9));
     one_listener_fault(fault::BAD_TLS, "tls.alpn[0]", |tls| tls.alpn = vec!["h3".to_owned()]);
     one_listener_fault(fault::BAD_TLS, "tls.alpn[1]", |tls| tls.alpn = vec!["h2".to_owned(); 2]);
-    let auth = |mode, ca: &str| Some(wire::ClientAuth { mode, ca: ca.to_owned() });
+    let auth = |mode, ca: &str| Some(wire::ClientAuth { mode, ca: ca.to_owned(), crl: None });
     one_listener_fault(fault::UNREADABLE, "tls.client_auth.mode", |tls| tls.client_auth = auth(0, ""));
     one_listener_fault(fault::BAD_CERTIFICATE, "tls.client_auth.ca", |tls| tls.client_auth = auth(1, "x"));
+    for crl in ["", "x", "-----BEGIN X509 CRL-----\neA==\n-----END X509 CRL-----\n"] {
+        one_listener_fault(fault::BAD_CERTIFICATE, "tls.client_auth.crl", |tls| {
+            tls.client_auth = auth(1, &pem("ca").0).map(|auth| wire::ClientAuth { crl: Some(crl.to_owned()), ..auth });
+        });
+    }
     let mut tls = with(&["a"]);
     tls.client_auth = auth(1, &pem("ca").0);
     tls.alpn = vec!["http/1.1".to_owned()];
