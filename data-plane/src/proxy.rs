@@ -358,7 +358,7 @@ fn wants_websocket(request: &RequestHead) -> bool {
     let mut protocols = request.fields.get_all("upgrade");
     request.connection.upgrade
         && request.method == "GET"
-        && request.version == Version::Http11
+        && request.version != Version::Http10
         && request.framing == Framing::Empty
         && protocols.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
         && protocols.next().is_none()
