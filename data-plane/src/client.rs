@@ -3,8 +3,9 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -54,6 +55,36 @@ pub struct Client<'a> {
     pub pressure: &'a Pressure,
     /// The stream of the request, if it came by HTTP/2: tells whether the client has given it up.
     pub stream: Option<&'a RefCell<Outgoing>>,
+}
+
+impl Client<'_> {
+    /// Waits for something on the client's behalf, until the deadline at most, and only while the client is there.
+    ///
+    /// # Errors
+    /// That the time is up, or the client gone.
+    pub async fn wait<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Unmet> {
+        let (mut future, mut ended) = (pin!(future), pin!(self.input.ended()));
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let given_up = self.stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready());
+            if given_up || ended.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Unmet::Gone));
+            }
+            self.timer.poll_expired(deadline, cx).map(|()| Err(Unmet::Expired))
+        })
+        .await
+    }
+}
+
+/// Why a client does not get what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmet {
+    /// The time is up.
+    Expired,
+    /// The client has hung up, or given the request up.
+    Gone,
 }
 
 /// What follows what the client has sent so far.

@@ -26,7 +26,7 @@ use self::{attempt::Failure, flow::Flow, uplink::Upload};
 use crate::{
     body::{Sink, Source},
     canonical,
-    client::Client,
+    client::{Client, Unmet},
     error::ProxyError,
     forward::{self, Forwarded},
     grpc,
@@ -287,7 +287,9 @@ async fn send(
         tried.add(current);
         fresh = false;
         record.call = None;
-        let _ = x.client.timer.until(wake, std::future::pending::<()>()).await;
+        if x.client.wait(wake, std::future::pending::<()>()).await == Err(Unmet::Gone) {
+            return Err(ProxyError::ClientGone);
+        }
     }
 }
 
@@ -309,12 +311,13 @@ async fn admit(
     };
     let due = (Instant::now() + limits.pending_timeout).min(record.started + plan.timeouts.total);
     let due = plan.ends.map_or(due, |ends| due.min(ends));
-    x.client.timer.until(due, waiting).await.map_err(|_| {
-        if plan.has_ended() {
-            return ProxyError::DeadlineExceeded;
+    x.client.wait(due, waiting).await.map_err(|unmet| match unmet {
+        Unmet::Gone => ProxyError::ClientGone,
+        Unmet::Expired if plan.has_ended() => ProxyError::DeadlineExceeded,
+        Unmet::Expired => {
+            group.refused_overloaded.fetch_add(1, Relaxed);
+            ProxyError::UpstreamOverloaded
         }
-        group.refused_overloaded.fetch_add(1, Relaxed);
-        ProxyError::UpstreamOverloaded
     })
 }
 
