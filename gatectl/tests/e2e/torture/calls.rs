@@ -98,8 +98,7 @@ pub async fn conversation(caller: &Caller, messages: u64) -> Result<(), String> 
         caller.open("POST", "/torture.Echo/Conversation", &HEADERS, false).await.map_err(failed)?;
     let answer = within("a conversation", response).await.map_err(failed)?;
     let number = answer.headers().get("x-answered-by").and_then(|value| value.to_str().ok()?.parse().ok());
-    let number =
-        number.filter(|_| answer.status() == 200).ok_or_else(|| format!("a conversation: {answer:?}"))?;
+    let number = number.filter(|_| answer.status() == 200).ok_or_else(|| format!("a conversation: {answer:?}"))?;
     course.saw("a conversation", number, floor);
     let mut body = answer.into_body();
     let mut said = Messages::of(&mut body);
@@ -123,4 +122,3 @@ pub async fn conversation(caller: &Caller, messages: u64) -> Result<(), String> 
     course.count("conversations");
     if trailers == Some(well()) { Ok(()) } else { Err(format!("a conversation ends with {trailers:?}")) }
 }
-

@@ -178,7 +178,8 @@ impl Caller {
         let (course, what) = (&self.course, "a download by HTTP/2");
         let floor = course.served();
         let failed = |error| format!("{what}: {error}");
-        let (response, _) = self.open("GET", &format!("/service/download/{pieces}"), &[], true).await.map_err(failed)?;
+        let (response, _) =
+            self.open("GET", &format!("/service/download/{pieces}"), &[], true).await.map_err(failed)?;
         let answer = within(what, response).await.map_err(failed)?;
         let number = answer.headers().get("x-answered-by").and_then(|value| value.to_str().ok()?.parse().ok());
         let number = number.filter(|_| answer.status() == 200).ok_or_else(|| format!("{what}: {answer:?}"))?;
