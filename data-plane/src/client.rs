@@ -47,8 +47,8 @@ pub struct Client<'a> {
     pub output: Sink<'a>,
     /// Who it is.
     pub peer: &'a Peer,
-    /// The name of the listener it came in by.
-    pub listener: &'a str,
+    /// The listener it came in by.
+    pub listener: &'a ListenerState,
     /// The connection's one timer.
     pub timer: &'a mut Timer,
     /// Whether it takes what it gets.
@@ -157,7 +157,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
     };
     let mut life = Life::begin(&worker.shared.policy);
     if stream.agreed_on(b"h2") {
-        return serve_http2(&worker, stream, peer, &listener, &mut timer).await;
+        return serve_http2(&worker, stream, peer, listener, &mut timer).await;
     }
     while await_request(&worker, &stream, &mut timer, life.fresh).await {
         let mut scratch = worker.lend();
@@ -176,15 +176,15 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
                 stream.reset_on_close();
                 break;
             }
-            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer).await,
+            Next::Http2 => return serve_http2(&worker, stream, peer, listener, &mut timer).await,
         }
     }
 }
 
 /// Gives the connection to HTTP/2, to its end.
-async fn serve_http2(worker: &Rc<Worker>, stream: Stream, peer: Peer, listener: &ListenerState, timer: &mut Timer) {
+async fn serve_http2(worker: &Rc<Worker>, stream: Stream, peer: Peer, listener: Rc<ListenerState>, timer: &mut Timer) {
     // In a box: who speaks HTTP/1.1 does not pay for its size.
-    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer)).await;
+    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener, timer)).await;
 }
 
 /// Begins TLS; `None` if that failed, which the client was told.
@@ -242,7 +242,6 @@ async fn serve_requests(
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } =
         scratch;
     let pressure = Pressure::default();
-    let listener: &str = &listener.name();
     let (input, output) = stream.split(client_in, client_out, &pressure);
     let (input, output) = (Source::http1(input), Sink::Http1(output));
     let mut client = Client { input, output, peer, listener, timer, pressure: &pressure, stream: None };

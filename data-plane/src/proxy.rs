@@ -166,8 +166,11 @@ async fn handle(
             return Err(ProxyError::NotReady);
         }
         let path = canonical::without_parameters(&x.target.path);
+        // As this snapshot calls it; or, if it has it no longer, as it was called last.
+        let known = snapshot.listener_at(x.client.listener.address());
+        let last = known.is_none().then(|| x.client.listener.name());
         let view = RequestView {
-            listener: x.client.listener,
+            listener: known.or(last.as_deref()).unwrap_or_default(),
             method: &x.request.method,
             host: &x.target.host,
             path: &path,

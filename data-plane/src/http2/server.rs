@@ -31,6 +31,7 @@ use crate::{
         head::{HeadError, RequestHead},
     },
     limit::Limit,
+    listener::ListenerState,
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
@@ -85,7 +86,13 @@ struct Shared {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, listener: &Rc<str>, timer: &mut Timer) {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    peer: Rc<Peer>,
+    listener: &Rc<ListenerState>,
+    timer: &mut Timer,
+) {
     let policy = &worker.shared.policy;
     let _load = worker.crew.load(worker.index, HTTP2_LOAD - 1);
     let mut builder = Builder::new();
@@ -246,7 +253,7 @@ fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
 async fn serve_stream(
     open: Open,
     peer: Rc<Peer>,
-    listener: Rc<str>,
+    listener: Rc<ListenerState>,
     mut scratch: Box<Scratch>,
     read: Result<(), HeadError>,
     body: RecvStream,

@@ -65,6 +65,12 @@ impl Secure {
         &self.hosts[host][usize::try_from(turn).expect("small")]
     }
 
+    /// What configuration N calls its listeners, the one in the clear first.
+    pub fn listeners(number: u64) -> [&'static str; 2] {
+        let of = |names: [&'static str; 3], turn: u64| names[usize::try_from(turn % 3).expect("small")];
+        [of(["plain", "open", "street"], number / 4), of(["secure", "closed", "vault"], number / 3)]
+    }
+
     /// Certificates, listeners and backends of configuration N.
     pub fn write(&self, number: u64, [one, two]: [SocketAddr; 2], yaml: &mut String) {
         yaml.push_str("certificates:\n");
@@ -74,12 +80,13 @@ impl Secure {
         let shown = usize::try_from(number / SHOWN_FOR % 2).expect("small");
         yaml.push_str(&self.shown[shown].manifest("gateway"));
 
+        let [plain, secure] = Self::listeners(number);
         let order = if number.is_multiple_of(2) { "web, other" } else { "other, web" };
         let oldest = if number.is_multiple_of(7) { "1.3" } else { "1.2" };
         let _ = write!(
             yaml,
-            "listeners:\n- {{name: plain, address: \"{}\"}}\n\
-             - {{name: secure, address: \"{}\", tls: {{certificates: [{order}], min_version: \"{oldest}\"}}}}\n",
+            "listeners:\n- {{name: {plain}, address: \"{}\"}}\n\
+             - {{name: {secure}, address: \"{}\", tls: {{certificates: [{order}], min_version: \"{oldest}\"}}}}\n",
             self.plain, self.tls
         );
 

@@ -92,17 +92,22 @@ impl Shape {
             0 => "service".to_owned(),
             odd => format!("[{{name: service, weight: {}}}, {{name: canary, weight: 10}}]", odd * 40),
         };
+        // Under whatever names the listeners have, a connection that came in by one is one of it.
+        let bound = match self.secure {
+            Some(_) => format!("listeners: [{}], ", Secure::listeners(number).join(", ")),
+            None => String::new(),
+        };
         let _ = write!(
             yaml,
             "routes:
-- {{name: service, path: /service, backend: {targets}, plugins: [mark-request, mark-answer]}}
-- {{name: local, path: /local, backend: service, plugins: [say]}}
+- {{name: service, {bound}path: /service, backend: {targets}, plugins: [mark-request, mark-answer]}}
+- {{name: local, {bound}path: /local, backend: service, plugins: [say]}}
 "
         );
         if self.secure.is_some() {
             let _ = writeln!(
                 yaml,
-                "- {{name: calls, path: /torture.Echo, strip_prefix: false, backend: {targets}, \
+                "- {{name: calls, {bound}path: /torture.Echo, strip_prefix: false, backend: {targets}, \
                  plugins: [mark-request, mark-answer]}}"
             );
         }
@@ -110,7 +115,7 @@ impl Shape {
         if number.is_multiple_of(2) {
             let _ = writeln!(
                 yaml,
-                "- {{name: special, path: /service/echo, backend: canary, strip_prefix: true, \
+                "- {{name: special, {bound}path: /service/echo, backend: canary, strip_prefix: true, \
                  plugins: [mark-request, mark-answer, rewrite-mark]}}"
             );
         }
