@@ -125,7 +125,7 @@ impl Source<'_> {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The connection closed: the end of a body that ends so, an error in any other.
