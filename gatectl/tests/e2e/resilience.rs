@@ -90,7 +90,7 @@ async fn one_of_three_that_speak_http2_fails_in_every_way_and_no_request_does() 
 
 /// The same with nothing configured. Each ejection lasts 10 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes 30 s"]
+#[ignore = "takes 60 s"]
 async fn with_all_defaults_no_request_fails_either() {
     one_of_three_fails(Speaks::Http1, "").await;
     one_of_three_fails(Speaks::Http2, "").await;
