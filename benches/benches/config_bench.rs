@@ -182,10 +182,10 @@ fn uniform(requests: &[Request]) -> Vec<&Request> {
     requests.iter().collect()
 }
 
-/// Nine of ten requests are for one route in a hundred (of ten routes, for the first), the tenth is for any: as
-/// traffic is.
+/// Nine of ten requests are for one route in a hundred, or for ten where that would be fewer; the tenth is for any: as
+/// traffic is. Of ten routes all are as popular: a single one would be found well or badly by chance.
 fn popular(requests: &[Request]) -> Vec<&Request> {
-    let hot = &requests[..requests.len().div_ceil(100)];
+    let hot = &requests[..requests.len().div_ceil(100).max(10).min(requests.len())];
     (0..requests.len().max(1000))
         .map(|n| if n % 10 == 9 { &requests[n % requests.len()] } else { &hot[n.wrapping_mul(7919) % hot.len()] })
         .collect()

@@ -13,7 +13,11 @@ use std::{
 
 use clap::{Args, Parser};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use rustygate_benches::peers::{backend, load::Load, process};
+use rustygate_benches::peers::{
+    backend,
+    load::{Answer, Load},
+    process,
+};
 use rustygate_control_plane as control_plane;
 use rustygate_data_plane as data_plane;
 use rustygate_proto::v1 as wire;
@@ -33,24 +37,24 @@ fn proxy(criterion: &mut Criterion) {
     let mut client = Client::connect(gateway.address);
 
     criterion.bench_function("proxy_single_request", |bencher| {
-        let request = Load::Small.request();
-        bencher.iter(|| client.exchange(&request, 1, Load::Small.answer_bytes()));
+        let request = Load::Small.spec().request();
+        bencher.iter(|| client.exchange(&request, 1, Answer::Small.bytes()));
     });
 
     let mut group = criterion.benchmark_group("proxy_pipelined");
     group.throughput(Throughput::Elements(PIPELINED as u64));
     group.bench_function(PIPELINED.to_string(), |bencher| {
-        let requests = Load::Small.request().repeat(PIPELINED);
-        bencher.iter(|| client.exchange(&requests, PIPELINED, Load::Small.answer_bytes()));
+        let requests = Load::Small.spec().request().repeat(PIPELINED);
+        bencher.iter(|| client.exchange(&requests, PIPELINED, Answer::Small.bytes()));
     });
     group.finish();
 
     let mut group = criterion.benchmark_group("proxy_body");
     for load in [Load::Kib64, Load::Post] {
-        let request = load.request();
-        group.throughput(Throughput::Bytes((request.len() + load.answer_bytes()) as u64));
-        group.bench_function(load.name(), |bencher| {
-            bencher.iter(|| client.exchange(&request, 1, load.answer_bytes()));
+        let (request, answer_bytes) = (load.spec().request(), load.spec().answer.bytes());
+        group.throughput(Throughput::Bytes((request.len() + answer_bytes) as u64));
+        group.bench_function(load.spec().name, |bencher| {
+            bencher.iter(|| client.exchange(&request, 1, answer_bytes));
         });
     }
     group.finish();
@@ -69,7 +73,7 @@ struct Gateway {
 impl Gateway {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let upstream = process::free_address().expect("a free port");
+        let [upstream] = process::free_addresses().expect("a free port");
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(backend::serve(upstream)).expect("the backend serves");

@@ -1,6 +1,7 @@
 //! RustyGate benchmarks: criterion benches in `benches/`, load runs in `src/bin/`.
 
 pub mod peers;
+pub mod report;
 pub mod scale;
 
 use anyhow::bail;

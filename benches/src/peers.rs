@@ -6,9 +6,14 @@
 //!
 //! The proxy under test has one core for itself; the load ([`client`]) and the upstream ([`backend`]) share another.
 //! Both are small on purpose and the same for every proxy; where they are the bottleneck all the same, the report says so.
+//! Requests of HTTP/2 come from [`h2load`].
+//!
+//! Memory of idle connections is measured in proxies that have just started, since one that was busy before has room for them.
 
 pub mod backend;
 pub mod client;
+pub mod config;
+pub mod h2load;
 pub mod load;
 pub mod process;
 pub mod proxy;
@@ -16,3 +21,4 @@ pub mod relay;
 pub mod report;
 pub mod run;
 pub mod rustygate;
+pub mod tls;

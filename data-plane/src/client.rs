@@ -35,6 +35,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a new connection may take to send its first request while the worker drains.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
+/// How long after a request a connection keeps what it takes to serve the next.
+const BUSY_TIME: Duration = Duration::from_millis(100);
+
 /// The most that is read meanwhile.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
@@ -92,6 +95,16 @@ enum Next {
     After(After),
     /// It speaks HTTP/2, from the first byte on.
     Http2,
+}
+
+/// What came of waiting for a request.
+enum Awaited {
+    /// Its first byte is there, or the connection's end.
+    Request,
+    /// The time is up.
+    Nothing,
+    /// There will be none.
+    End,
 }
 
 /// How much longer a connection may go on.
@@ -159,24 +172,57 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
     if stream.agreed_on(b"h2") {
         return serve_http2(&worker, stream, peer, listener, &mut timer).await;
     }
-    while await_request(&worker, &stream, &mut timer, life.fresh).await {
+    let policy = &worker.shared.policy;
+    let patience = match worker.draining() {
+        true => DRAIN_GRACE,
+        false => policy.head_timeout,
+    };
+    let mut awaited = await_request(&worker, &stream, &peer, &mut timer, true, patience).await;
+    while let Awaited::Request = awaited {
+        // In a box, as long as there is something to do: what serving requests takes is large.
+        let busy = Box::pin(serve_while_busy(&worker, &mut stream, &peer, &listener, &mut timer, &mut life));
+        match busy.await {
+            Next::After(After::KeepAlive) => stream.shrink(),
+            Next::After(After::Close) => return,
+            Next::After(After::Abort) => return stream.reset_on_close(),
+            Next::Http2 => return serve_http2(&worker, stream, peer, listener, &mut timer).await,
+        }
+        let rest = policy.keep_alive_timeout.saturating_sub(BUSY_TIME);
+        awaited = await_request(&worker, &stream, &peer, &mut timer, false, rest).await;
+    }
+    if let Awaited::Nothing = awaited {
+        worker.count_limit(Some(if life.fresh { Limit::HeadTime } else { Limit::IdleTime }));
+    }
+}
+
+/// Serves requests until none has come for a moment ([`After::KeepAlive`]), or none will.
+async fn serve_while_busy(
+    worker: &Worker,
+    stream: &mut Stream,
+    peer: &Peer,
+    listener: &ListenerState,
+    timer: &mut Timer,
+    life: &mut Life,
+) -> Next {
+    let patience = BUSY_TIME.min(worker.shared.policy.keep_alive_timeout);
+    loop {
         let mut scratch = worker.lend();
-        let next = serve_requests(&worker, &mut stream, &mut scratch, &peer, &listener, &mut timer, &mut life).await;
+        let next = serve_requests(worker, stream, &mut scratch, peer, listener, timer, life).await;
         life.fresh = false;
         match next {
-            Next::After(After::Close) => linger(&mut stream, &mut scratch, &mut timer).await,
+            Next::After(After::Close) => linger(stream, &mut scratch, timer).await,
             Next::After(_) => {}
             Next::Http2 => stream.unread(scratch.client_in.split()),
         }
         worker.give_back(scratch);
         match next {
-            Next::After(After::KeepAlive) => stream.shrink(),
-            Next::After(After::Close) => break,
-            Next::After(After::Abort) => {
-                stream.reset_on_close();
-                break;
-            }
-            Next::Http2 => return serve_http2(&worker, stream, peer, listener, &mut timer).await,
+            Next::After(After::KeepAlive) => {}
+            next => return next,
+        }
+        match await_request(worker, stream, peer, timer, false, patience).await {
+            Awaited::Request => {}
+            Awaited::Nothing => return Next::After(After::KeepAlive),
+            Awaited::End => return Next::After(After::Close),
         }
     }
 }
@@ -206,26 +252,26 @@ async fn shake_hands(
     None
 }
 
-/// Waits for the first byte of a request, holding nothing but the connection. False when there will be none. Who is
-/// `fresh` has sent nothing yet: it has less time, but also a moment to speak when the worker drains.
-async fn await_request(worker: &Worker, stream: &Stream, timer: &mut Timer, fresh: bool) -> bool {
-    let policy = &worker.shared.policy;
+/// Waits for the first byte of a request, for so long, holding nothing but the connection. Who is `fresh` has sent nothing
+/// yet, and gets the time to speak when the worker drains.
+async fn await_request(
+    worker: &Worker,
+    stream: &Stream,
+    peer: &Peer,
+    timer: &mut Timer,
+    fresh: bool,
+    patience: Duration,
+) -> Awaited {
     let readable = poll_fn(|cx| match stream.poll_readable(cx, fresh) {
         Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
         Poll::Pending if worker.draining() && !fresh => Poll::Ready(stream.has_bytes()),
+        Poll::Pending if peer.is_outdated() => Poll::Ready(false),
         Poll::Pending => Poll::Pending,
     });
-    let span = match fresh {
-        true if worker.draining() => DRAIN_GRACE,
-        true => policy.head_timeout,
-        false => policy.keep_alive_timeout,
-    };
-    match timer.within(span, readable).await {
-        Ok(readable) => readable,
-        Err(_) => {
-            worker.count_limit(Some(if fresh { Limit::HeadTime } else { Limit::IdleTime }));
-            false
-        }
+    match timer.within(patience, readable).await {
+        Ok(true) => Awaited::Request,
+        Ok(false) => Awaited::End,
+        Err(_) => Awaited::Nothing,
     }
 }
 

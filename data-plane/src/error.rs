@@ -3,6 +3,8 @@
 //! The message to the client names what the client can do something about, and nothing of what is behind the
 //! gateway.
 
+use h2::Reason;
+
 use crate::{
     canonical,
     http1::{body::BodyError, head::HeadError},
@@ -22,6 +24,8 @@ pub enum ProxyError {
     Misdirected,
     /// CONNECT.
     MethodNotAllowed,
+    /// A WebSocket is asked for without what its handshake must say.
+    BadWebSocket,
     /// The request's body does not follow the protocol.
     BadBody(BodyError),
     /// The request's body is over its bound.
@@ -48,8 +52,12 @@ pub enum ProxyError {
     UpstreamConnectTimeout,
     /// The upstream closed before it answered.
     UpstreamClosed,
+    /// The upstream gave up the request's stream, with this code of HTTP/2.
+    UpstreamReset(Reason),
     /// The upstream's answer does not follow the protocol.
     UpstreamProtocol,
+    /// A WebSocket is asked for, and the upstream speaks HTTP/2 without them (RFC 8441 section 3).
+    UpstreamWithoutWebSocket,
     /// The upstream did not answer in time.
     UpstreamTimeout,
     /// The time that the caller gave is up (`grpc-timeout`).
@@ -73,7 +81,7 @@ impl ProxyError {
             Self::BadHead(HeadError::TargetTooLong) => 414,
             Self::BadHead(HeadError::Version) => 505,
             Self::BadHead(HeadError::Expectation) => 417,
-            Self::BadHead(_) | Self::BadTarget(_) | Self::BadForm | Self::BadBody(_) => 400,
+            Self::BadHead(_) | Self::BadTarget(_) | Self::BadForm | Self::BadBody(_) | Self::BadWebSocket => 400,
             Self::Misdirected => 421,
             Self::MethodNotAllowed => 405,
             Self::BodyTooLarge => 413,
@@ -87,7 +95,11 @@ impl ProxyError {
             | Self::CircuitOpen
             | Self::UpstreamOverloaded
             | Self::Overloaded => 503,
-            Self::UpstreamConnect | Self::UpstreamClosed | Self::UpstreamProtocol => 502,
+            Self::UpstreamConnect
+            | Self::UpstreamClosed
+            | Self::UpstreamReset(_)
+            | Self::UpstreamProtocol
+            | Self::UpstreamWithoutWebSocket => 502,
             Self::UpstreamConnectTimeout | Self::UpstreamTimeout | Self::DeadlineExceeded => 504,
         }
     }
@@ -111,6 +123,7 @@ impl ProxyError {
             Self::BadTarget(_) | Self::BadForm => "bad_target",
             Self::Misdirected => "misdirected",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadWebSocket => "bad_websocket",
             Self::BadBody(_) => "bad_body",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
@@ -124,7 +137,9 @@ impl ProxyError {
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamConnectTimeout => "upstream_connect_timeout",
             Self::UpstreamClosed => "upstream_closed",
+            Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamWithoutWebSocket => "upstream_without_websocket",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::CircuitOpen => "circuit_open",
@@ -160,6 +175,7 @@ impl ProxyError {
                 | Self::UpstreamConnectTimeout
                 | Self::NoAddress
                 | Self::UpstreamClosed
+                | Self::UpstreamReset(_)
                 | Self::UpstreamProtocol
                 | Self::UpstreamTimeout
         )
@@ -174,6 +190,9 @@ impl ProxyError {
             Self::BadForm => "the request target has the wrong form or contradicts the Host field".into(),
             Self::Misdirected => "the host is not served on this connection; make another for it".into(),
             Self::MethodNotAllowed => "the method is not served here".into(),
+            Self::BadWebSocket => "a WebSocket's handshake has one Sec-WebSocket-Version, 13, and in HTTP/1.1 one \
+                                   Sec-WebSocket-Key"
+                .into(),
             Self::BadBody(error) => error.to_string(),
             Self::BodyTooLarge => "the request body is too large".into(),
             Self::RequestTimeout => "the request was not sent in time".into(),
@@ -187,7 +206,9 @@ impl ProxyError {
                 "the service cannot be reached".into()
             }
             Self::UpstreamClosed => "the service closed the connection before it answered".into(),
+            Self::UpstreamReset(_) => "the service gave the request up".into(),
             Self::UpstreamProtocol => "the service sent an invalid answer".into(),
+            Self::UpstreamWithoutWebSocket => "the service takes no WebSockets over HTTP/2".into(),
             Self::UpstreamTimeout => "the service did not answer in time".into(),
             Self::DeadlineExceeded => "the call took longer than its caller waits".into(),
             Self::CircuitOpen | Self::UpstreamOverloaded => "the service has as many requests as it may".into(),
@@ -202,6 +223,16 @@ impl ProxyError {
         let mut body = serde_json::json!({ "error": self.reason(), "message": self.message() }).to_string();
         body.push('\n');
         body.into_bytes()
+    }
+}
+
+impl From<&h2::Error> for ProxyError {
+    /// What it is to the client that a stream to an upstream failed so.
+    fn from(error: &h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() && error.is_remote() => Self::UpstreamReset(reason),
+            _ => Self::UpstreamClosed,
+        }
     }
 }
 

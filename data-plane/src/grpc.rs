@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use h2::Reason;
+
 use crate::{error::ProxyError, fields::Fields};
 
 /// The longest time that a caller can ask for: eight digits of hours are more than any process lives.
@@ -12,6 +14,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
+    /// One side gave the call up.
+    Cancelled = 1,
     /// Of what the caller did wrong on the level of HTTP.
     Internal = 13,
     /// The time is up.
@@ -77,11 +81,25 @@ pub fn timeout_text(left: Duration) -> String {
 /// What a caller is told of an error that the gateway answers with.
 #[must_use]
 pub fn status(error: ProxyError) -> Status {
+    if let ProxyError::UpstreamReset(reason) = error {
+        return of_reset(reason);
+    }
     match error.status() {
         408 | 504 => Status::DeadlineExceeded,
         413 | 414 | 431 => Status::ResourceExhausted,
         404 | 405 | 421 | 501 => Status::Unimplemented,
         other => of_http(other),
+    }
+}
+
+/// The status of gRPC for a stream that was given up with this code, as its specification maps them.
+fn of_reset(reason: Reason) -> Status {
+    match reason {
+        Reason::REFUSED_STREAM => Status::Unavailable,
+        Reason::CANCEL => Status::Cancelled,
+        Reason::ENHANCE_YOUR_CALM => Status::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Status::PermissionDenied,
+        _ => Status::Internal,
     }
 }
 
@@ -175,5 +193,6 @@ mod tests {
         assert_eq!(fields.get("grpc-message"), Some(&b"the service did not answer in time"[..]));
         assert_eq!(status(ProxyError::NoRoute), Status::Unimplemented);
         assert_eq!(status(ProxyError::UpstreamConnect), Status::Unavailable);
+        assert_eq!(status(ProxyError::UpstreamReset(Reason::CANCEL)), Status::Cancelled);
     }
 }

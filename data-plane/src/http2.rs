@@ -20,6 +20,7 @@ use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendRes
 
 use crate::{
     body::Source,
+    error::ProxyError,
     fields::Fields,
     http1::{body::Piece, head::ResponseHead, write::may_be_trailer},
     stream::Pressure,
@@ -79,6 +80,8 @@ pub enum Head {
     Read,
     /// The stream, or its connection, ended; the upstream has not looked at the request if `unseen`.
     Closed {
+        /// What that is to the client.
+        error: ProxyError,
         /// Whether it is safe to send any request again.
         unseen: bool,
     },
@@ -109,7 +112,7 @@ impl Receiver {
         let closed = |error: &h2::Error| {
             // RFC 9113 section 8.7: these say that the request was not processed.
             let unseen = error.reason() == Some(Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote());
-            Poll::Ready(Head::Closed { unseen })
+            Poll::Ready(Head::Closed { error: error.into(), unseen })
         };
         match response.poll_informational(cx) {
             Poll::Ready(Some(Ok(interim))) => {

@@ -66,7 +66,7 @@ fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
 }
 
 /// What one worker knows of a listener. It can change while connections that came in by it are open: they take the new
-/// name, and keep the TLS that they came in with.
+/// name, and keep the TLS that they came in with, unless clients are asked for other certificates now.
 #[derive(Debug)]
 pub struct ListenerState {
     /// The same in every worker.
@@ -97,10 +97,18 @@ impl ListenerState {
         self.tls.borrow().clone()
     }
 
-    /// Another name and other TLS for the same listener, from the next connection on.
-    pub fn set(&self, name: Arc<str>, tls: Option<Arc<tls::Server>>) {
+    /// Whether who shook hands so may stay: clients are asked for no certificate now, or for the same as then.
+    pub fn still_admits(&self, accepted: &tls::Accepted) -> bool {
+        self.tls.borrow().as_ref().is_none_or(|now| !now.asks_for_certificates || now.trust == accepted.trust())
+    }
+
+    /// Another name and other TLS for the same listener, from the next connection on. Whether clients are asked for other
+    /// certificates than before, so that some connections may have to end.
+    pub fn set(&self, name: Arc<str>, tls: Option<Arc<tls::Server>>) -> bool {
         *self.name.borrow_mut() = name;
-        *self.tls.borrow_mut() = tls;
+        let trust = |tls: &Option<Arc<tls::Server>>| tls.as_ref().map(|tls| tls.trust);
+        let before = self.tls.replace(tls);
+        trust(&before) != trust(&self.tls.borrow())
     }
 }
 
@@ -176,10 +184,12 @@ fn begin(
 ) {
     // Without it a small answer may wait for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let served = client::serve(Rc::clone(worker), stream, Peer::new(address.ip()), state);
+    let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let _counted = counted;
-        served.await;
+        // Made here: a future that is handed in has its place twice.
+        let peer = Peer::new(address.ip(), Rc::clone(&state));
+        client::serve(worker, stream, peer, state).await;
     });
 }
 

@@ -42,6 +42,7 @@ use crate::{
     target::Target,
     telemetry::{access_log, metrics::Active},
     upstream::{self, Affinity, Asker, Call, Entry, Gate, Permit, Retrying, Tried},
+    websocket,
     worker::Worker,
 };
 
@@ -153,7 +154,8 @@ async fn handle(
     let trusted = x.forwarded.read(&x.request.fields, x.client.peer.address, &policy.trusted_proxies);
     forward::admit_request(&mut x.request.fields, &x.request.connection, trusted);
     x.target.read(x.request)?;
-    if x.client.peer.tls.as_ref().is_some_and(|tls| !tls.is_for(&x.target.host)) {
+    let peer = x.client.peer;
+    if peer.tls.as_ref().is_some_and(|tls| !tls.is_for(&x.target.host)) || peer.is_outdated() {
         return Err(ProxyError::Misdirected);
     }
     upload.check_length()?;
@@ -188,6 +190,11 @@ async fn handle(
     record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
 
     let upgrade = wants_websocket(x.request);
+    let by_http2 = x.request.version == Version::Http2;
+    if upgrade && !websocket::is_sound(&x.request.fields, !by_http2) {
+        return Err(ProxyError::BadWebSocket);
+    }
+    let key = (upgrade && by_http2).then(websocket::key);
     forward::sanitise_request(&mut x.request.fields);
 
     // Plugins see end-to-end fields only; the first to answer ends the request here.
@@ -199,13 +206,13 @@ async fn handle(
 
     let mut timeouts = rule.timeouts;
     let mut ends = None;
-    if x.request.version == Version::Http2 && grpc::is_call(&x.request.fields) {
+    if by_http2 && grpc::is_call(&x.request.fields) {
         // A call may take long before its first answer; its caller says how long, or the idle time bounds it.
         timeouts.total = timeouts.total.max(timeouts.idle);
         ends = grpc::timeout(&x.request.fields).map(|timeout| record.started + timeout);
     }
     let strip = if rule.strip_prefix { behind } else { 0 };
-    let plan = attempt::Plan { rule, chosen, strip, upgrade, timeouts, ends };
+    let plan = attempt::Plan { rule, chosen, strip, upgrade, key, timeouts, ends };
     send(x, upload, record, &plan).await
 }
 
@@ -358,7 +365,7 @@ fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// Whether a request asks for a WebSocket as RFC 6455 has it. Every other upgrade is dropped: an upstream that
+/// Whether a request asks for a WebSocket as RFC 6455 has it, or RFC 8441, which was made into the same. Every other upgrade is dropped: an upstream that
 /// agreed to one would speak a protocol that the gateway does not see through.
 fn wants_websocket(request: &RequestHead) -> bool {
     let mut protocols = request.fields.get_all("upgrade");

@@ -222,9 +222,9 @@ async fn run(worker: Worker, mut inbox: mpsc::UnboundedReceiver<Command>) {
                     Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
                 }
             }
-            Command::Change { key, terms, done } => {
-                if let Some(listening) = listeners.get(&key) {
-                    listening.state.set(terms.name, terms.tls);
+            Command::Change { key, terms: Terms { name, tls, .. }, done } => {
+                if listeners.get(&key).is_some_and(|listening| listening.state.set(name, tls)) {
+                    worker.wake_connections();
                 }
                 let _ = done.send(());
             }

@@ -19,7 +19,9 @@ use crate::{
     forward::{Forwarded, TrustedProxies},
     health::Health,
     http1::head::{RequestHead, ResponseHead},
+    http2,
     limit::{Limit, PerIp},
+    listener::ListenerState,
     live::IdMap,
     resolve::Names,
     snapshot::{Backend, Id, Rule, SnapshotCell},
@@ -116,6 +118,8 @@ pub struct Worker {
     pub date: DateCache,
     /// Bytes of large heads of HTTP/2 requests that are not over.
     pub large_heads: Cell<usize>,
+    /// Tasks that wait for an HTTP/2 request.
+    pub idle_servers: RefCell<Vec<Rc<http2::server::Server>>>,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
@@ -200,6 +204,7 @@ impl Worker {
             log,
             date: DateCache::default(),
             large_heads: Cell::new(0),
+            idle_servers: RefCell::default(),
             series: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),
@@ -284,6 +289,11 @@ impl Worker {
     /// Begins to drain.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.wake_connections();
+    }
+
+    /// Makes every connection look anew whether it may go on.
+    pub fn wake_connections(&self) {
         for waker in self.connections.borrow().wakers.values() {
             waker.wake_by_ref();
         }
@@ -333,13 +343,22 @@ pub struct Peer {
     pub text: String,
     /// What its handshake has told; `None` if it speaks in the clear.
     pub tls: Option<tls::Accepted>,
+    /// Where it came in.
+    listener: Rc<ListenerState>,
 }
 
 impl Peer {
     /// Of a connection from that address.
     #[must_use]
-    pub fn new(address: IpAddr) -> Self {
+    pub fn new(address: IpAddr, listener: Rc<ListenerState>) -> Self {
         let address = address.to_canonical();
-        Self { address, text: address.to_string(), tls: None }
+        Self { address, text: address.to_string(), tls: None, listener }
+    }
+
+    /// Whether its listener asks clients for other certificates by now than it was asked for, so that nobody knows
+    /// whether it would still be let in: it is served no more.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.tls.as_ref().is_some_and(|accepted| !self.listener.still_admits(accepted))
     }
 }

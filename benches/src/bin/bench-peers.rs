@@ -1,6 +1,6 @@
 //! `just bench-peers`: RustyGate beside nginx, HAProxy, Envoy and Caddy, whichever is installed.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io::Read, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
@@ -10,16 +10,16 @@ use rustygate_benches::{
         client::{self, Plan},
         load::Load,
         proxy::Kind,
-        relay,
-        report::Machine,
-        run,
+        relay, run,
     },
+    report::Machine,
     until_signal,
 };
 
 /// Compares RustyGate with other proxies on this machine, in turns: CPU per request, req/s, latency, memory
 ///
-/// Other proxies are found in PATH, or where NGINX, HAPROXY, ENVOY and CADDY say. Those that are not installed are skipped.
+/// Other proxies are found in PATH, or where NGINX, HAPROXY, ENVOY and CADDY say; h2load, which HTTP/2 needs, in PATH or
+/// where H2LOAD says. What is not installed is skipped.
 /// Needs Linux, taskset (util-linux) and two cores with nothing else to do.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -43,6 +43,10 @@ struct Compare {
     /// Connections at once
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
+
+    /// Idle connections
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=16_000))]
+    idle_connections: u16,
 
     /// Only these loads
     #[arg(long, value_delimiter = ',', value_name = "LOAD,...")]
@@ -92,6 +96,8 @@ enum Part {
         #[arg(long)]
         target: SocketAddr,
         #[arg(long)]
+        certificate: PathBuf,
+        #[arg(long)]
         load: Load,
         #[arg(long)]
         requests: u64,
@@ -108,9 +114,12 @@ async fn main() -> anyhow::Result<()> {
     match cli.part {
         Some(Part::Backend { listen }) => backend::serve(listen).await,
         Some(Part::Relay { listen, upstream }) => relay::serve(listen, upstream).await,
-        Some(Part::Load { target, load, requests, connections, seconds_max }) => {
+        Some(Part::Load { target, certificate, load, requests, connections, seconds_max }) => {
             let time_max = Duration::from_secs(seconds_max);
-            let outcome = client::run(&Plan { target, load, requests, connections, time_max }).await?;
+            let plan = Plan { target, certificate, load, requests, connections, time_max };
+            let outcome =
+                if load.is_idle() { client::hold(&plan, end_of_input()).await } else { client::run(&plan).await };
+            let outcome = outcome?;
             println!("{}", serde_json::to_string(&outcome)?);
             Ok(())
         }
@@ -125,6 +134,7 @@ async fn compare(options: Compare) -> anyhow::Result<()> {
         rounds: options.rounds.into(),
         requests: options.requests,
         connections: options.connections.into(),
+        idle_connections: options.idle_connections.into(),
         proxy_core: options.proxy_core,
         load_cores: options.load_cores,
     };
@@ -141,6 +151,11 @@ async fn compare(options: Compare) -> anyhow::Result<()> {
         bail!("{} requests had no right answer: numbers of those proxies mean nothing", results.errors());
     }
     Ok(())
+}
+
+async fn end_of_input() {
+    // Whatever ends it, there is nothing more to wait for.
+    let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await;
 }
 
 /// What was asked for, in the order of the report, or everything.

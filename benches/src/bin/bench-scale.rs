@@ -4,7 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use rustygate_benches::{
-    peers::{backend, report::Machine},
+    peers::backend,
+    report::Machine,
     scale::{self, Plan},
     until_signal,
 };

@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::load::{Load, POST_BYTES};
+use super::load::{Answer, POST_BYTES};
 
 /// Bytes that a request head may have: proxies add fields, not kilobytes.
 const HEAD_BYTES_MAX: usize = 8 << 10;
@@ -23,7 +23,7 @@ const HEAD_BYTES_MAX: usize = 8 << 10;
 pub async fn serve(listen: SocketAddr) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let answers: Rc<HashMap<&'static str, Vec<u8>>> =
-        Rc::new(Load::ALL.iter().map(|load| (load.path(), answer(load.answer_bytes()))).collect());
+        Rc::new(Answer::ALL.iter().map(|kind| (kind.path(), answer(kind.bytes()))).collect());
     tokio::task::LocalSet::new()
         .run_until(async move {
             loop {
@@ -130,14 +130,14 @@ mod tests {
 
     #[test]
     fn framing_is_read_without_case() {
-        let head = Head::parse(b"POST /post HTTP/1.1\r\nhost: a\r\ncontent-length: 16\r\nCONNECTION: Close\r\n\r\n");
-        assert_eq!(head.expect("a head"), Head { path: "/post", body_bytes: 16, close: true });
+        let head = Head::parse(b"POST /small HTTP/1.1\r\nhost: a\r\ncontent-length: 16\r\nCONNECTION: Close\r\n\r\n");
+        assert_eq!(head.expect("a head"), Head { path: "/small", body_bytes: 16, close: true });
     }
 
     #[test]
     fn a_body_that_no_load_sends_is_refused() {
-        assert!(Head::parse(b"POST /post HTTP/1.1\r\nContent-Length: 999999\r\n\r\n").is_err());
-        assert!(Head::parse(b"POST /post HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert!(Head::parse(b"POST /small HTTP/1.1\r\nContent-Length: 999999\r\n\r\n").is_err());
+        assert!(Head::parse(b"POST /small HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
     }
 
     #[test]

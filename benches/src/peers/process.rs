@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpStream, time::Instant};
 
 /// How long a process may take to listen.
@@ -132,6 +133,19 @@ impl Process {
         self.sum_of_status("VmRSS:")
     }
 
+    /// Memory now, in bytes, summed over the processes; what some of them share is counted once.
+    ///
+    /// # Errors
+    /// If the kernel does not tell: it tells root and the user that they run as.
+    pub fn proportional_memory(&self) -> anyhow::Result<u64> {
+        let of = |pid| {
+            let path = format!("/proc/{pid}/smaps_rollup");
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+            status_bytes(&text, "Pss:").with_context(|| format!("no Pss in {path}"))
+        };
+        tree(self.child.id()).into_iter().map(of).sum()
+    }
+
     /// Peak of resident memory since the last reset, in bytes, summed over the processes.
     #[must_use]
     pub fn peak_memory(&self) -> u64 {
@@ -183,12 +197,34 @@ pub fn machine_cpu() -> anyhow::Result<Duration> {
     busy_ticks(&text).map(|ticks| Duration::from_millis(ticks * 10)).context("unreadable /proc/stat")
 }
 
-/// An address on the loopback interface that nobody uses now.
+/// CPU time of the children of this process that have ended, to the hundredth of a second.
 ///
 /// # Errors
-/// If there is none.
-pub fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+/// If the kernel does not account for it.
+pub fn children_cpu() -> anyhow::Result<Duration> {
+    let text = fs::read_to_string("/proc/self/stat").context("no /proc/self/stat")?;
+    children_ticks(&text).map(|ticks| Duration::from_millis(ticks * 10)).context("unreadable /proc/self/stat")
+}
+
+/// Lets this process, and what it starts, open as many files as it may; says how many that is.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn raise_open_files() -> anyhow::Result<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files to the hard limit")?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Addresses on the loopback interface that nobody uses now; all at once, so that they differ.
+///
+/// # Errors
+/// If there are none.
+pub fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let bound: Vec<_> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let addresses: Vec<_> = bound.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+    addresses.try_into().ok().context("as many as were bound")
 }
 
 /// Returns when something accepts connections there.
@@ -259,6 +295,12 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     Some(user + nice + system + irq + softirq + steal)
 }
 
+fn children_ticks(stat: &str) -> Option<u64> {
+    // After "PID (NAME)" come the fields from the third on; the 16th and 17th are times of children, user and system.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(13);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
 fn status_bytes(status: &str, field: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
@@ -316,6 +358,8 @@ mod tests {
         assert_eq!(on_cpu_ns("943804615 1143216 64\n").ok(), Some(943_804_615));
         assert_eq!(busy_ticks("cpu  1 2 3 400 500 6 7 8 0 0\ncpu0 9 9 9 9 9 9 9 9 9 9\n"), Some(27));
         assert_eq!(status_bytes("VmPeak:\t 9 kB\nVmHWM:\t    3872 kB\n", "VmHWM:"), Some(3872 << 10));
+        assert_eq!(status_bytes("Rss:  9 kB\nPss:  7 kB\nPss_Anon:  5 kB\n", "Pss:"), Some(7 << 10));
+        assert_eq!(children_ticks("7 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 40 2 20 0 1\n"), Some(42));
         assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));
     }
 }

@@ -1,10 +1,6 @@
-//! The proxies: where each is found, and the configuration that makes the comparison fair.
-//!
-//! One worker; kept-alive HTTP/1.1 connections to the upstream, in a pool that never runs short; no access log; no compression;
-//! each tells the upstream the client's address and scheme. Whatever a proxy does by default beyond that, it does.
+//! The proxies: where each is found, how it is started.
 
 use std::{
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,13 +9,15 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
+use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::{
-    client,
-    load::Load,
+    client, config,
+    load::{Listener, Load},
     process::{self, Process},
     rustygate,
+    tls::Identity,
 };
 
 /// How long a proxy that listens may take to give its first right answer.
@@ -71,12 +69,55 @@ impl Kind {
 pub struct Setting {
     /// Of the upstream.
     pub backend: SocketAddr,
+    /// What they all show to clients over TLS.
+    pub identity: Identity,
     /// Where configurations and output go.
     pub folder: PathBuf,
     /// Of the proxy under test.
     pub proxy_core: String,
     /// Of everything else.
     pub load_cores: String,
+    /// The most that there will be.
+    pub idle_connections: usize,
+}
+
+/// Where a proxy accepts clients.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "`Listener` says it")]
+pub struct Addresses {
+    pub http1: SocketAddr,
+    pub h2c: SocketAddr,
+    pub tls: SocketAddr,
+    pub tls_tickets: SocketAddr,
+}
+
+impl Addresses {
+    fn free() -> anyhow::Result<Self> {
+        let [http1, h2c, tls, tls_tickets] = process::free_addresses()?;
+        Ok(Self { http1, h2c, tls, tls_tickets })
+    }
+
+    /// That one.
+    #[must_use]
+    pub const fn of(&self, listener: Listener) -> SocketAddr {
+        match listener {
+            Listener::Http1 => self.http1,
+            Listener::H2c => self.h2c,
+            Listener::Tls => self.tls,
+            Listener::TlsTickets => self.tls_tickets,
+        }
+    }
+}
+
+/// A proxy that is installed.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// Which.
+    pub kind: Kind,
+    /// What it says its version is.
+    pub version: String,
+    /// The program; the folder of them, of RustyGate.
+    pub program: PathBuf,
 }
 
 /// A proxy that serves.
@@ -84,116 +125,101 @@ pub struct Setting {
 pub struct Proxy {
     /// Which.
     pub kind: Kind,
-    /// What it says its version is.
-    pub version: String,
     /// Where it accepts clients.
-    pub address: SocketAddr,
+    pub listen: Addresses,
     /// What is measured.
     pub process: Process,
+    /// Needed by it, not measured. Dropped, and so stopped, after it.
+    pub beside: Option<Process>,
+    /// Where its files are.
+    folder: TempDir,
+}
+
+/// Finds a proxy.
+///
+/// # Errors
+/// If it is there and cannot be run. Inside: why it is not there, and what to do.
+pub fn find(kind: Kind) -> anyhow::Result<Result<Installed, String>> {
+    let program = match kind {
+        Kind::RustyGate | Kind::RustyGateLog => rustygate::find()?,
+        Kind::Nginx => in_path("NGINX", "nginx"),
+        Kind::Haproxy => in_path("HAPROXY", "haproxy"),
+        Kind::Envoy => in_path("ENVOY", "envoy"),
+        Kind::Caddy => in_path("CADDY", "caddy"),
+        Kind::Relay => Ok(std::env::current_exe()?),
+    };
+    let program = match program {
+        Ok(program) => program,
+        Err(why) => return Ok(Err(why)),
+    };
+    let version = version_of(&program, kind).with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(Ok(Installed { kind, version, program }))
+}
+
+fn in_path(variable: &str, name: &str) -> Result<PathBuf, String> {
+    process::find_program(variable, name).ok_or_else(|| format!("no {name} in PATH, and {variable} is not set"))
 }
 
 impl Proxy {
-    /// A proxy that listens need not have its configuration yet.
-    async fn wait_until_it_answers(&self) -> anyhow::Result<()> {
-        let plan = client::Plan {
-            target: self.address,
-            load: Load::Small,
-            requests: 1,
-            connections: 1,
-            time_max: Duration::from_secs(5),
-        };
-        let deadline = Instant::now() + ANSWER_MAX;
-        loop {
-            let outcome = client::run(&plan).await?;
-            let Some(error) = outcome.first_error else { return Ok(()) };
-            if Instant::now() >= deadline {
-                bail!("{} gives no right answer: {error}: {}", self.kind.title(), self.process.last_output());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-/// Why a proxy is not among those compared.
-#[derive(Debug)]
-pub struct Missing {
-    /// Which.
-    pub kind: Kind,
-    /// What is not there.
-    pub why: String,
-}
-
-/// Every proxy that could be started, and every one that is not installed.
-#[derive(Debug, Default)]
-pub struct Field {
-    /// In the order asked for.
-    pub proxies: Vec<Proxy>,
-    /// In the order asked for.
-    pub missing: Vec<Missing>,
-    /// Needed by some proxy, not measured. Dropped, and so stopped, after the proxies.
-    pub beside: Vec<Process>,
-}
-
-impl Field {
-    /// Starts the proxies.
+    /// Starts it; returns when it gives right answers.
     ///
     /// # Errors
-    /// If one is installed and does not serve.
-    pub async fn start(kinds: &[Kind], setting: &Setting) -> anyhow::Result<Self> {
-        let mut field = Self::default();
-        for &kind in kinds {
-            match kind {
-                Kind::RustyGate | Kind::RustyGateLog => {}
-                Kind::Nginx => field.start_peer(kind, "NGINX", "nginx", nginx, setting).await?,
-                Kind::Haproxy => field.start_peer(kind, "HAPROXY", "haproxy", haproxy, setting).await?,
-                Kind::Envoy => field.start_peer(kind, "ENVOY", "envoy", envoy, setting).await?,
-                Kind::Caddy => field.start_peer(kind, "CADDY", "caddy", caddy, setting).await?,
-                Kind::Relay => field.start_relay(setting).await?,
+    /// If it does not.
+    pub async fn start(installed: &Installed, setting: &Setting) -> anyhow::Result<Self> {
+        let Installed { kind, ref program, .. } = *installed;
+        let folder = tempfile::tempdir_in(&setting.folder)?;
+        let listen = Addresses::free()?;
+        let command = match kind {
+            Kind::RustyGate | Kind::RustyGateLog => {
+                let planes = rustygate::start(kind, program, setting, &listen, folder.path()).await?;
+                let beside = Some(planes.control_plane);
+                let proxy = Self { kind, listen, process: planes.data_plane, beside, folder };
+                return proxy.when_it_answers(setting).await;
+            }
+            Kind::Nginx => config::nginx(program, setting, &listen, folder.path())?,
+            Kind::Haproxy => config::haproxy(program, setting, &listen, folder.path())?,
+            Kind::Envoy => config::envoy(program, setting, &listen, folder.path())?,
+            Kind::Caddy => config::caddy(program, setting, &listen, folder.path())?,
+            Kind::Relay => {
+                let mut command = Command::new(program);
+                let (listen, backend) = (listen.http1.to_string(), setting.backend.to_string());
+                command.args(["relay", "--listen", &listen, "--upstream", &backend]);
+                command
+            }
+        };
+        let output = folder.path().join("output");
+        let mut process = Process::start(kind.title(), &command, &setting.proxy_core, &output)?;
+        process.wait_until_open(listen.http1).await?;
+        Self { kind, listen, process, beside: None, folder }.when_it_answers(setting).await
+    }
+
+    /// A proxy that listens need not have its configuration yet.
+    async fn when_it_answers(self, setting: &Setting) -> anyhow::Result<Self> {
+        let deadline = Instant::now() + ANSWER_MAX;
+        for load in [Load::Small, Load::Tls, Load::TlsResume].into_iter().filter(|load| load.is_for(self.kind)) {
+            let plan = client::Plan {
+                target: self.listen.of(load.spec().listener),
+                certificate: setting.identity.certificate.clone(),
+                load,
+                requests: 2,
+                connections: 1,
+                time_max: Duration::from_secs(5),
+            };
+            while let Some(error) = client::run(&plan).await?.first_error {
+                if Instant::now() >= deadline {
+                    let (name, printed) = (load.spec().name, self.process.last_output());
+                    bail!("{} gives no right answer to {name}: {error}: {printed}", self.kind.title());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-        let ours: Vec<_> =
-            kinds.iter().copied().filter(|kind| matches!(kind, Kind::RustyGate | Kind::RustyGateLog)).collect();
-        if !ours.is_empty() {
-            rustygate::start(&ours, setting, &mut field).await?;
-        }
-        field.proxies.sort_by_key(|proxy| proxy.kind);
-        for proxy in &field.proxies {
-            proxy.wait_until_it_answers().await?;
-        }
-        Ok(field)
+        Ok(self)
     }
 
-    async fn start_peer(
-        &mut self,
-        kind: Kind,
-        variable: &str,
-        name: &str,
-        prepare: fn(&Path, SocketAddr, &Setting, &Path) -> anyhow::Result<Command>,
-        setting: &Setting,
-    ) -> anyhow::Result<()> {
-        let Some(program) = process::find_program(variable, name) else {
-            self.missing.push(Missing { kind, why: format!("no {name} in PATH, and {variable} is not set") });
-            return Ok(());
-        };
-        let address = process::free_address()?;
-        let folder = setting.folder.join(name);
-        fs::create_dir_all(&folder)?;
-        let command = prepare(&program, address, setting, &folder)?;
-        let version = version_of(&program, kind).with_context(|| format!("cannot run {}", program.display()))?;
-        let mut process = Process::start(name, &command, &setting.proxy_core, &folder.join("output"))?;
-        process.wait_until_open(address).await?;
-        self.proxies.push(Proxy { kind, version, address, process });
-        Ok(())
-    }
-
-    async fn start_relay(&mut self, setting: &Setting) -> anyhow::Result<()> {
-        let address = process::free_address()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["relay", "--listen", &address.to_string(), "--upstream", &setting.backend.to_string()]);
-        let mut process = Process::start("relay", &command, &setting.proxy_core, &setting.folder.join("relay.output"))?;
-        process.wait_until_open(address).await?;
-        self.proxies.push(Proxy { kind: Kind::Relay, version: String::new(), address, process });
-        Ok(())
+    /// Its folder, for whoever has something to write.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 }
 
@@ -202,7 +228,9 @@ fn version_of(program: &Path, kind: Kind) -> anyhow::Result<String> {
     let argument = match kind {
         Kind::Nginx | Kind::Haproxy => "-v",
         Kind::Caddy => "version",
-        Kind::RustyGate | Kind::RustyGateLog | Kind::Envoy | Kind::Relay => "--version",
+        Kind::Envoy => "--version",
+        Kind::RustyGate | Kind::RustyGateLog => return Ok(env!("CARGO_PKG_VERSION").to_owned()),
+        Kind::Relay => return Ok(String::new()),
     };
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output()?;
     let text = [output.stdout, output.stderr].concat();
@@ -216,174 +244,6 @@ fn version_in(text: &str) -> Option<String> {
         .map(|part| part.trim_start_matches('v'))
         .find(is_version)
         .map(ToOwned::to_owned)
-}
-
-fn nginx(program: &Path, address: SocketAddr, setting: &Setting, folder: &Path) -> anyhow::Result<Command> {
-    let (folder_name, backend) = (folder.display(), setting.backend);
-    // Bodies stay in memory: by default a body of 16 KiB and a long answer to a slow client go through files.
-    let text = format!(
-        "\
-worker_processes 1;
-daemon off;
-pid {folder_name}/pid;
-error_log stderr crit;
-worker_rlimit_nofile 8192;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder_name}/body;
-    proxy_temp_path {folder_name}/proxy;
-    fastcgi_temp_path {folder_name}/fastcgi;
-    uwsgi_temp_path {folder_name}/uwsgi;
-    scgi_temp_path {folder_name}/scgi;
-    keepalive_requests 1000000000;
-    keepalive_timeout 600s;
-    client_body_buffer_size 64k;
-    proxy_max_temp_file_size 0;
-    upstream bench {{
-        server {backend};
-        keepalive 1024;
-        keepalive_requests 1000000000;
-        keepalive_timeout 600s;
-    }}
-    server {{
-        listen {address};
-        location / {{
-            proxy_pass http://bench;
-            proxy_http_version 1.1;
-            proxy_set_header Connection \"\";
-            proxy_set_header Host $host;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header X-Forwarded-Proto $scheme;
-        }}
-    }}
-}}
-"
-    );
-    let file = write(folder, "nginx.conf", &text)?;
-    let mut command = Command::new(program);
-    command.arg("-e").arg("stderr").arg("-p").arg(folder).arg("-c").arg(file);
-    Ok(command)
-}
-
-fn haproxy(program: &Path, address: SocketAddr, setting: &Setting, folder: &Path) -> anyhow::Result<Command> {
-    let backend = setting.backend;
-    let text = format!(
-        "\
-global
-    nbthread 1
-    maxconn 4096
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 600s
-    timeout server 600s
-    timeout http-keep-alive 600s
-    http-reuse always
-    option forwardfor
-frontend bench
-    bind {address}
-    http-request set-header X-Forwarded-Proto http
-    default_backend bench
-backend bench
-    server one {backend}
-"
-    );
-    let file = write(folder, "haproxy.cfg", &text)?;
-    let mut command = Command::new(program);
-    command.arg("-db").arg("-f").arg(file);
-    Ok(command)
-}
-
-fn envoy(program: &Path, address: SocketAddr, setting: &Setting, folder: &Path) -> anyhow::Result<Command> {
-    let socket = |address: SocketAddr| {
-        let (ip, port) = (address.ip(), address.port());
-        format!("{{socket_address: {{address: \"{ip}\", port_value: {port}}}}}")
-    };
-    let (listen, backend) = (socket(address), socket(setting.backend));
-    // Request ids are off because no other proxy here makes any; statistics are on as by default.
-    let text = format!(
-        "\
-static_resources:
-  listeners:
-  - name: bench
-    address: {listen}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: bench
-          codec_type: HTTP1
-          use_remote_address: true
-          generate_request_id: false
-          route_config:
-            virtual_hosts:
-            - name: bench
-              domains: [\"*\"]
-              routes:
-              - match: {{prefix: /}}
-                route: {{cluster: bench}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
-  clusters:
-  - name: bench
-    type: STATIC
-    connect_timeout: 5s
-    circuit_breakers:
-      thresholds:
-      - {{max_connections: 4096, max_pending_requests: 4096, max_requests: 4096}}
-    load_assignment:
-      cluster_name: bench
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{address: {backend}}}
-"
-    );
-    let file = write(folder, "envoy.yaml", &text)?;
-    let mut command = Command::new(program);
-    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(file);
-    Ok(command)
-}
-
-fn caddy(program: &Path, address: SocketAddr, setting: &Setting, folder: &Path) -> anyhow::Result<Command> {
-    let (ip, port, backend) = (address.ip(), address.port(), setting.backend);
-    let text = format!(
-        "\
-{{
-    admin off
-    auto_https off
-    persist_config off
-    log {{
-        level ERROR
-    }}
-}}
-http://:{port} {{
-    bind {ip}
-    reverse_proxy {backend} {{
-        transport http {{
-            compression off
-            keepalive 600s
-            keepalive_idle_conns 1024
-            keepalive_idle_conns_per_host 1024
-        }}
-    }}
-}}
-"
-    );
-    let file = write(folder, "Caddyfile", &text)?;
-    let mut command = Command::new(program);
-    command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
-    command.env("GOMAXPROCS", "1").env("HOME", folder).env("XDG_CONFIG_HOME", folder).env("XDG_DATA_HOME", folder);
-    Ok(command)
-}
-
-fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
-    let path = folder.join(name);
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! RustyGate as its users run it: a control plane, data planes that it feeds, the configuration applied with gatectl.
+//! RustyGate as its users run it: a control plane, a data plane that it feeds, the configuration applied with gatectl.
 
 use std::{
     fs,
@@ -10,37 +10,36 @@ use std::{
 use anyhow::{Context, bail};
 
 use super::{
+    config,
     process::{self, Process},
-    proxy::{Field, Kind, Missing, Proxy, Setting},
+    proxy::{Addresses, Kind, Setting},
 };
 
 pub(crate) const CONTROL_PLANE: &str = "rustygate-control-plane";
 pub(crate) const DATA_PLANE: &str = "rustygate-data-plane";
 const GATECTL: &str = "gatectl";
 
-/// Starts one control plane and a data plane of each kind, and adds them to the field.
+/// Both planes.
+#[derive(Debug)]
+pub struct Planes {
+    /// What is measured.
+    pub data_plane: Process,
+    /// What is not.
+    pub control_plane: Process,
+}
+
+/// The folder of the binaries.
 ///
 /// # Errors
-/// If the binaries are there and do not serve.
-pub async fn start(kinds: &[Kind], setting: &Setting, field: &mut Field) -> anyhow::Result<()> {
-    let Some(binaries) = folder_of_binaries()? else {
-        let why = format!(
+/// If this program does not know where it is. Inside: what to do where they are not built.
+pub fn find() -> anyhow::Result<Result<PathBuf, String>> {
+    let why = || {
+        format!(
             "no {DATA_PLANE}, {CONTROL_PLANE} and {GATECTL} beside this program or in CARGO_TARGET_DIR/release: \
              run `cargo build --release --workspace`"
-        );
-        field.missing.extend(kinds.iter().map(|&kind| Missing { kind, why: why.clone() }));
-        return Ok(());
+        )
     };
-    let folder = setting.folder.join("rustygate");
-    fs::create_dir_all(&folder)?;
-    let grpc = start_control_plane(&binaries, setting, &folder, field).await?;
-    let mut proxies = Vec::new();
-    for &kind in kinds {
-        proxies.push(start_data_plane(kind, &binaries, grpc, setting, &folder).await?);
-    }
-    apply(&binaries, grpc, setting, &folder)?;
-    field.proxies.append(&mut proxies);
-    Ok(())
+    Ok(folder_of_binaries()?.ok_or_else(why))
 }
 
 /// The folder of this program, or the release folder of cargo's target directory.
@@ -52,50 +51,42 @@ pub(crate) fn folder_of_binaries() -> anyhow::Result<Option<PathBuf>> {
     Ok(beside.into_iter().chain(built).find(complete))
 }
 
-async fn start_control_plane(
+/// Starts both planes and applies the configuration.
+///
+/// # Errors
+/// If that fails.
+pub async fn start(
+    kind: Kind,
     binaries: &Path,
     setting: &Setting,
+    listen: &Addresses,
     folder: &Path,
-    field: &mut Field,
-) -> anyhow::Result<SocketAddr> {
-    let grpc = process::free_address()?;
-    let http = process::free_address()?;
+) -> anyhow::Result<Planes> {
+    let [grpc, http, admin] = process::free_addresses()?;
     let mut command = Command::new(binaries.join(CONTROL_PLANE));
     command.arg("--database").arg(folder.join("config.db"));
     command.args(["--grpc-listen", &grpc.to_string(), "--http-listen", &http.to_string()]);
     let output = folder.join("control-plane.output");
-    let mut process = Process::start(CONTROL_PLANE, &command, &setting.load_cores, &output)?;
-    process.wait_until_open(grpc).await?;
-    field.beside.push(process);
-    Ok(grpc)
-}
+    let mut control_plane = Process::start(CONTROL_PLANE, &command, &setting.load_cores, &output)?;
+    control_plane.wait_until_open(grpc).await?;
 
-async fn start_data_plane(
-    kind: Kind,
-    binaries: &Path,
-    grpc: SocketAddr,
-    setting: &Setting,
-    folder: &Path,
-) -> anyhow::Result<Proxy> {
-    let (name, access_log) = if kind == Kind::RustyGateLog { ("logging", "stdout") } else { ("silent", "off") };
-    let address = process::free_address()?;
-    let admin = process::free_address()?;
+    let access_log = if kind == Kind::RustyGateLog { "stdout" } else { "off" };
     let mut command = Command::new(binaries.join(DATA_PLANE));
-    command.args(["--control-plane", &format!("http://{grpc}"), "--node-id", name]);
-    command.args(["--listen", &address.to_string(), "--admin-listen", &admin.to_string()]);
-    command.args(["--workers", "1", "--access-log", access_log]);
-    let output = folder.join(format!("{name}.output"));
-    let mut process = Process::start(DATA_PLANE, &command, &setting.proxy_core, &output)?;
-    process.wait_until_open(admin).await?;
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(Proxy { kind, version, address, process })
+    command.args(["--control-plane", &format!("http://{grpc}"), "--node-id", "bench"]);
+    command.args(["--admin-listen", &admin.to_string(), "--workers", "1", "--access-log", access_log]);
+    command.args(["--keep-alive-timeout", "600"]);
+    let output = folder.join("data-plane.output");
+    let mut data_plane = Process::start(DATA_PLANE, &command, &setting.proxy_core, &output)?;
+    data_plane.wait_until_open(admin).await?;
+
+    apply(&binaries.join(GATECTL), grpc, &config::rustygate(setting, listen), folder)?;
+    Ok(Planes { data_plane, control_plane })
 }
 
-fn apply(binaries: &Path, grpc: SocketAddr, setting: &Setting, folder: &Path) -> anyhow::Result<()> {
-    let backend = setting.backend;
+fn apply(gatectl: &Path, grpc: SocketAddr, yaml: &str, folder: &Path) -> anyhow::Result<()> {
     let manifest = folder.join("bench.yaml");
-    fs::write(&manifest, format!("routes:\n  - {{name: bench, path: /, backend: \"http://{backend}\"}}\n"))?;
-    let output = Command::new(binaries.join(GATECTL))
+    fs::write(&manifest, yaml)?;
+    let output = Command::new(gatectl)
         .args(["-c", &format!("http://{grpc}"), "apply", "--wait", "-f"])
         .arg(&manifest)
         .stdin(Stdio::null())

@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::{Plan, place};
-use crate::peers::{client::body_bytes, load::Load as Shape};
+use crate::peers::{
+    client::body_bytes,
+    load::{Answer, Load as Shape},
+};
 
 /// How long one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -110,7 +113,7 @@ impl Connection {
             beats.tick().await;
             let request = match self.routes {
                 Some(routes) => request(random.usize(..routes)),
-                None => Shape::Small.request(),
+                None => Shape::Small.spec().request(),
             };
             let begun = Instant::now();
             tokio::time::timeout(ANSWER_MAX, exchange(&mut stream, &request, &mut buffer)).await??;
@@ -125,8 +128,7 @@ impl Connection {
 #[must_use]
 pub fn request(route: usize) -> Vec<u8> {
     let (host, path) = place(route);
-    let small = Shape::Small;
-    let path = format!("{path}{}", small.path());
+    let path = format!("{path}{}", Answer::Small.path());
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench-scale\r\nAccept: application/json\r\n\r\n").into()
 }
 
@@ -145,7 +147,7 @@ pub async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut [u8])
         let Some(end) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n") else { continue };
         let (head, body) = buffer[..filled].split_at(end + 4);
         let announced = body_bytes(head)?;
-        ensure!(announced == Shape::Small.answer_bytes(), "a body of {announced} bytes");
+        ensure!(announced == Answer::Small.bytes(), "a body of {announced} bytes");
         ensure!(body.len() <= announced, "bytes after the answer");
         if body.len() == announced {
             return Ok(std::str::from_utf8(head)?.into());

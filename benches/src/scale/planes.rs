@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{Plan, load, place};
 use crate::peers::{
-    process::Process,
+    process::{Process, free_addresses},
     rustygate::{CONTROL_PLANE, DATA_PLANE, folder_of_binaries},
 };
 
@@ -174,11 +174,4 @@ async fn wait_until_connected(fleet: &mut FleetServiceClient<Channel>) -> anyhow
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-/// All at once, so that they differ.
-fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
-    let bound: Vec<_> = (0..N).map(|_| std::net::TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    let addresses: Vec<_> = bound.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
-    addresses.try_into().ok().context("as many as were bound")
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Plan, load::Sample, planes::Memory};
-use crate::peers::report::{Machine, aligned, markdown_table};
+use crate::report::{Machine, aligned, markdown_table};
 
 /// From the apply to the acknowledgement, at most.
 const ACKNOWLEDGED_MAX: Duration = Duration::from_millis(100);

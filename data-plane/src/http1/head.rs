@@ -2,7 +2,7 @@
 
 use std::{mem::MaybeUninit, time::Duration};
 
-use memchr::{memchr, memchr_iter, memmem};
+use memchr::{memchr, memchr_iter};
 
 use super::{Framing, Version};
 use crate::fields::Fields;
@@ -352,17 +352,21 @@ impl Lengths {
 /// The length of the head that `bytes` begin with, its empty line included; empty lines before it are not
 /// skipped here (httparse does).
 fn head_end(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
-    // Empty lines may come before a request line (RFC 9112 section 2.2); they must not look like the end of a head.
-    let lead = bytes.iter().take_while(|&&byte| byte == b'\r' || byte == b'\n').count();
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
-    let end = memmem::find(window.get(lead..).unwrap_or_default(), b"\r\n\r\n").map(|at| lead + at + 4);
-    if let Some(end) = end {
+    let mut line = 0;
+    // Empty lines may come before a request line (RFC 9112 section 2.2); they must not look like the end of a head.
+    let mut begun = false;
+    for feed in memchr_iter(b'\n', window) {
         // A bare LF ends a line for some readers and not for others.
-        let bare = memchr_iter(b'\n', &bytes[..end]).any(|at| at == 0 || bytes[at - 1] != b'\r');
-        return if bare { Err(HeadError::Malformed) } else { Ok(Some(end)) };
-    }
-    if memmem::find(window, b"\n\n").is_some() {
-        return Err(HeadError::Malformed);
+        if feed == 0 || window[feed - 1] != b'\r' {
+            return Err(HeadError::Malformed);
+        }
+        let empty = feed == line + 1;
+        if empty && begun {
+            return Ok(Some(feed + 1));
+        }
+        begun |= !empty;
+        line = feed + 1;
     }
     if bytes.len() >= HEAD_BYTES_MAX { Err(HeadError::TooLarge) } else { Ok(None) }
 }

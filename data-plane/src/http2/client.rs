@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Outgoing, gather::Gather};
 use crate::stream::Stream;
@@ -49,6 +49,8 @@ struct State {
     retired: Cell<bool>,
     /// The upstream has said how many requests it takes at a time, or had the time to.
     settled: Cell<bool>,
+    /// Tells of `settled` and `retired`.
+    changed: Notify,
     used: Cell<Instant>,
 }
 
@@ -88,6 +90,7 @@ impl Channel {
             streams: Cell::new(0),
             retired: Cell::new(false),
             settled: Cell::new(false),
+            changed: Notify::new(),
             used: Cell::new(Instant::now()),
         });
         let driven = Rc::clone(&state);
@@ -106,6 +109,7 @@ impl Channel {
                     let _ = tokio::time::timeout(SETTLE_TIME_MAX, ping.ping(h2::Ping::opaque())).await;
                 }
                 driven.settled.set(true);
+                driven.changed.notify_waiters();
                 drop(settling);
                 std::future::pending::<()>().await;
             };
@@ -117,6 +121,7 @@ impl Channel {
                 tracing::debug!(%error, "HTTP/2 connection to an upstream failed");
             }
             driven.retired.set(true);
+            driven.changed.notify_waiters();
         });
         Ok(Self { send, state })
     }
@@ -167,6 +172,18 @@ impl Lease {
                 self.retire();
                 Err(io::Error::other(error))
             }
+        }
+    }
+
+    /// Whether WebSockets may be asked for, which the upstream says in its settings (RFC 8441 section 3): waits for them.
+    pub async fn takes_websockets(&self) -> bool {
+        loop {
+            let changed = self.state.changed.notified();
+            if self.state.settled.get() || self.state.retired.get() {
+                // On a connection that has ended the request finds that out, and is sent elsewhere.
+                return self.state.retired.get() || self.send.is_extended_connect_protocol_enabled();
+            }
+            changed.await;
         }
     }
 

@@ -194,10 +194,42 @@ pub fn append_all(map: &mut HeaderMap, fields: &Fields) -> io::Result<()> {
     map.reserve(fields.len() + 1);
     let values = Bytes::copy_from_slice(fields.values());
     for (name, place) in fields.places() {
-        let value = HeaderValue::from_maybe_shared(values.slice(place)).map_err(invalid)?;
-        map.try_append(field_name(name)?, value).map_err(invalid)?;
+        let (name, mut value) =
+            (field_name(name)?, HeaderValue::from_maybe_shared(values.slice(place)).map_err(invalid)?);
+        value.set_sensitive(hardly_repeats(name.as_str()));
+        map.try_append(name, value).map_err(invalid)?;
     }
     Ok(())
+}
+
+/// Whether nearly every message has another value there. Such values must not go into the connection's dynamic table: they
+/// drive out what does repeat, and each new one is compared with all of them. (`h2` knows by itself of those that RFC 9110
+/// defines, and keeps out what is marked as sensitive.)
+fn hardly_repeats(name: &str) -> bool {
+    matches!(
+        name,
+        "x-rustygate-duration-ms"
+            | "x-request-id"
+            | "x-correlation-id"
+            | "x-forwarded-for"
+            | "x-real-ip"
+            | "forwarded"
+            | "traceparent"
+            | "tracestate"
+            | "b3"
+            | "x-b3-traceid"
+            | "x-b3-spanid"
+            | "x-b3-parentspanid"
+            | "x-amzn-trace-id"
+            | "x-cloud-trace-context"
+            | "x-response-time"
+            | "x-runtime"
+            | "server-timing"
+            | "cf-ray"
+            | "content-range"
+            | "grpc-timeout"
+            | "idempotency-key"
+    )
 }
 
 /// The gateway's own names are there already, in lower case.
@@ -214,8 +246,9 @@ fn field_name(name: &str) -> io::Result<HeaderName> {
 /// # Errors
 /// `InvalidData` for what cannot stand in HTTP/2.
 pub fn append(map: &mut HeaderMap, name: &str, value: &[u8]) -> io::Result<()> {
-    let value = HeaderValue::from_bytes(value).map_err(invalid)?;
-    map.try_append(field_name(name)?, value).map_err(invalid)?;
+    let (name, mut value) = (field_name(name)?, HeaderValue::from_bytes(value).map_err(invalid)?);
+    value.set_sensitive(hardly_repeats(name.as_str()));
+    map.try_append(name, value).map_err(invalid)?;
     Ok(())
 }
 

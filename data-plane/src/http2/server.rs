@@ -5,7 +5,7 @@ use std::{
     future::{Future as _, poll_fn},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -73,6 +73,9 @@ pub const HEADS_BYTES_OWN: usize = 64 << 10;
 
 /// How much longer a connection without requests stays when it was told to end.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// The most tasks for streams that a worker keeps when they have none.
+const SERVERS_IDLE_MAX: usize = 256;
 
 /// What a connection and its streams know of each other.
 #[derive(Debug)]
@@ -157,7 +160,7 @@ pub async fn serve(
             // It was told, and takes no notice.
             (true, true) => return Poll::Ready(None),
             (false, true) => worker.count_limit(Some(Limit::IdleTime)),
-            (false, false) if worker.draining() => {}
+            (false, false) if worker.draining() || peer.is_outdated() => {}
             _ => return Poll::Pending,
         }
         // In two steps: the client learns that no more is welcome, and what it sent before it knew is served.
@@ -180,8 +183,65 @@ pub async fn serve(
             worker.give_back(scratch);
             continue;
         }
-        let served = serve_stream(open, Rc::clone(&peer), Rc::clone(listener), scratch, read, body, respond);
-        tokio::task::spawn_local(served);
+        let (peer, listener) = (Rc::clone(&peer), Rc::clone(listener));
+        serve_soon(worker, Accepted { open, peer, listener, scratch, read, body, respond });
+    }
+}
+
+/// A stream whose request is to be served.
+#[derive(Debug)]
+struct Accepted {
+    open: Open,
+    peer: Rc<Peer>,
+    listener: Rc<ListenerState>,
+    scratch: Box<Scratch>,
+    /// What came of reading the head.
+    read: Result<(), HeadError>,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+}
+
+/// A task that serves streams, of any connection of its worker, one after another. What serving a request takes is large:
+/// a task for each would be allocated, copied and freed for each.
+#[derive(Debug, Default)]
+pub struct Server {
+    next: RefCell<Option<Accepted>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Server {
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Accepted> {
+        if let Some(accepted) = self.next.borrow_mut().take() {
+            return Poll::Ready(accepted);
+        }
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    async fn serve(self: Rc<Self>) {
+        loop {
+            let accepted = poll_fn(|cx| self.poll_next(cx)).await;
+            let worker = Rc::clone(&accepted.open.worker);
+            serve_stream(accepted).await;
+            let mut idle = worker.idle_servers.borrow_mut();
+            if idle.len() >= SERVERS_IDLE_MAX {
+                return;
+            }
+            idle.push(Rc::clone(&self));
+        }
+    }
+}
+
+/// Gives a stream to a task that has none, or else to a new one.
+fn serve_soon(worker: &Worker, accepted: Accepted) {
+    let idle = worker.idle_servers.borrow_mut().pop();
+    let is_new = idle.is_none();
+    let server = idle.unwrap_or_default();
+    *server.next.borrow_mut() = Some(accepted);
+    if is_new {
+        tokio::task::spawn_local(server.serve());
+    } else if let Some(waker) = server.waker.take() {
+        waker.wake();
     }
 }
 
@@ -250,15 +310,8 @@ fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
 }
 
 /// Serves one request, whose head was read.
-async fn serve_stream(
-    open: Open,
-    peer: Rc<Peer>,
-    listener: Rc<ListenerState>,
-    mut scratch: Box<Scratch>,
-    read: Result<(), HeadError>,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
-) {
+async fn serve_stream(accepted: Accepted) {
+    let Accepted { open, peer, listener, mut scratch, read, body, respond } = accepted;
     let worker = Rc::clone(&open.worker);
     let length = match scratch.request.framing {
         Framing::Length(length) => Some(length),
@@ -294,7 +347,9 @@ async fn serve_stream(
     // A head that is none is work for nothing too.
     open.end(read.is_err() || (after == After::Abort && outgoing.is_given_up()));
     if after == After::Abort {
-        outgoing.reset(Reason::INTERNAL_ERROR);
+        // A tunnel that broke is no fault of the gateway's (RFC 8441 section 5).
+        let tunnel = scratch.request.connection.upgrade;
+        outgoing.reset(if tunnel { Reason::CANCEL } else { Reason::INTERNAL_ERROR });
     }
     worker.give_back(scratch);
 }

@@ -23,15 +23,14 @@ use crate::{
     error::ProxyError,
     forward::{self, Forwarded, Identity},
     grpc,
-    http1::{Framing, Version, write},
+    http1::{Framing, write},
     http2::{self, Outgoing, Receiver, Sender},
     resolve::ConnectError,
-    snapshot::{Endpoint, Rule, Timeouts, WeightedBackend},
+    snapshot::{Endpoint, Protocol, Rule, Timeouts, WeightedBackend},
     stream::Pressure,
     target::Target,
     timer::Timer,
     upstream::{Connection, EndpointState, Link, Retrying},
-    websocket,
     worker::Peer,
 };
 
@@ -46,6 +45,8 @@ pub struct Plan<'p> {
     pub strip: usize,
     /// The client asks for a WebSocket.
     pub upgrade: bool,
+    /// Its `Sec-WebSocket-Key` for an endpoint that speaks HTTP/1.1, if the client has none since it does not.
+    pub key: Option<String>,
     /// The rule's; the total time does not bound a call of gRPC.
     pub timeouts: Timeouts,
     /// When the caller no longer waits, if it said so.
@@ -104,7 +105,9 @@ pub async fn attempt(
     retrying: &Retrying<'_>,
 ) -> Result<After, Failure> {
     let timeouts = plan.timeouts;
-    let pooled = if fresh || plan.upgrade { None } else { pool.reuse(record.started) };
+    // A WebSocket is a stream like others on a connection that can only be HTTP/2's.
+    let fresh = fresh || (plan.upgrade && endpoint.protocol != Protocol::H2);
+    let pooled = if fresh { None } else { pool.reuse(record.started) };
     let Connection { mut link, address, reused } = match pooled {
         Some(connection) => connection,
         None => {
@@ -157,12 +160,18 @@ pub async fn attempt(
             }
             Link::Http2(lease) => {
                 let head = http2_head(x, plan, endpoint).map_err(|_| ProxyError::BadForm)?;
-                let sending = lease.send(head, bodyless && !plan.upgrade);
+                let sending = async {
+                    if plan.upgrade && !lease.takes_websockets().await {
+                        return Ok(None);
+                    }
+                    lease.send(head, bodyless && !plan.upgrade).await.map(Some)
+                };
                 let response = match x.client.timer.until(flow.deadline(), sending).await {
-                    Ok(Ok((response, sent))) => {
+                    Ok(Ok(Some((response, sent)))) => {
                         outgoing = sent;
                         response
                     }
+                    Ok(Ok(None)) => return Err(ProxyError::UpstreamWithoutWebSocket.into()),
                     Ok(Err(_)) => return Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen: true }),
                     Err(_) if flow.has_ended() => return Err(ProxyError::DeadlineExceeded.into()),
                     Err(_) => return Err(ProxyError::UpstreamTimeout.into()),
@@ -227,18 +236,21 @@ pub async fn attempt(
         Down::TunnelDone => Ok(After::Close),
         Down::TunnelBroken => Ok(After::Abort),
         Down::RetryStatus => Err(Failure::Status),
-        Down::Closed { answered: false, unseen } if reused || unseen => {
-            Err(Failure::Stale { error: ProxyError::UpstreamClosed, unseen })
+        // A stream that is given up by itself does not lie in a connection that was closed.
+        Down::Closed { answered: false, unseen, error }
+            if unseen || (reused && error == ProxyError::UpstreamClosed) =>
+        {
+            Err(Failure::Stale { error, unseen })
         }
-        Down::Closed { .. } => Err(ProxyError::UpstreamClosed.into()),
+        Down::Closed { error, .. } => Err(error.into()),
         Down::Failed(error) => Err(error.into()),
     }
 }
 
 fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
     write::request_line(x.upstream_out, &x.request.method, path(x.target, plan, endpoint), x.target.query());
-    if plan.upgrade && x.request.version == Version::Http2 {
-        write::field(x.upstream_out, "Sec-WebSocket-Key", websocket::key().as_bytes());
+    if let Some(key) = &plan.key {
+        write::field(x.upstream_out, "Sec-WebSocket-Key", key.as_bytes());
     }
     forward::write_request_fields(
         x.upstream_out,

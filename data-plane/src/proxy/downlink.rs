@@ -52,6 +52,8 @@ pub enum Down {
         answered: bool,
         /// Whether the upstream said that it has not looked at the request.
         unseen: bool,
+        /// What that is to the client.
+        error: ProxyError,
     },
     /// The answer is invalid or cut, or the client does not take it.
     Failed(ProxyError),
@@ -134,7 +136,7 @@ impl Downlink<'_, '_, '_> {
             Source::Http2(receiver) => {
                 return match receiver.head(self.response, &self.request.method).await {
                     http2::Head::Read => Ok(()),
-                    http2::Head::Closed { unseen } => Err(Down::Closed { answered: false, unseen }),
+                    http2::Head::Closed { error, unseen } => Err(Down::Closed { answered: false, unseen, error }),
                     http2::Head::Invalid => Err(Down::Failed(ProxyError::UpstreamProtocol)),
                 };
             }
@@ -153,19 +155,28 @@ impl Downlink<'_, '_, '_> {
             }
             match input.fill().await {
                 Ok(0) | Err(_) => {
-                    return Err(Down::Closed { answered: !input.buffer.is_empty(), unseen: false });
+                    let answered = !input.buffer.is_empty();
+                    return Err(Down::Closed { answered, unseen: false, error: ProxyError::UpstreamClosed });
                 }
                 // An answer before the question: it was meant for nobody, and the connection is no good.
-                Ok(_) if !self.flow.head_sent.get() => return Err(Down::Closed { answered: false, unseen: false }),
+                Ok(_) if !self.flow.head_sent.get() => {
+                    return Err(Down::Closed { answered: false, unseen: false, error: ProxyError::UpstreamClosed });
+                }
                 Ok(_) => {}
             }
         }
     }
 
+    /// Whether it speaks WebSocket from here on. Whoever asked with a key looks for the proof that it was read: here, if
+    /// the client did not.
     fn agrees_to_upgrade(&self) -> bool {
+        let fields = &self.response.fields;
+        let accepted = fields.get("sec-websocket-accept").unwrap_or_default();
+        let proven = |key: &String| websocket::accept(key.as_bytes()).as_bytes() == accepted;
         self.plan.upgrade
             && self.response.connection.upgrade
-            && self.response.fields.get("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && fields.get("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+            && self.plan.key.as_ref().is_none_or(proven)
     }
 
     /// The same by HTTP/2, where any 2xx agrees (RFC 8441 section 5).
@@ -266,7 +277,7 @@ impl Downlink<'_, '_, '_> {
                     match filled {
                         Ok(0) => self.from.closed().map_err(|_| Down::Failed(ProxyError::UpstreamClosed))?,
                         // A body that ends with the connection ends when that is closed in order, not by its failure.
-                        Err(_) => return Err(Down::Failed(ProxyError::UpstreamClosed)),
+                        Err(error) => return Err(Down::Failed(stream_error(&error))),
                         Ok(_) => self.flow.progress(),
                     }
                 }
@@ -320,6 +331,12 @@ impl Downlink<'_, '_, '_> {
 
 fn client_gone(_: std::io::Error) -> Down {
     Down::Failed(ProxyError::ClientGone)
+}
+
+/// What it is to the client that an answer's body failed so.
+fn stream_error(error: &std::io::Error) -> ProxyError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<h2::Error>());
+    inner.map_or(ProxyError::UpstreamClosed, ProxyError::from)
 }
 
 /// Whether a body of this type is one that may be silent for long.

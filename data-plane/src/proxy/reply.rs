@@ -16,6 +16,7 @@ use crate::{
     http1::{Framing, body::Piece},
     plugin::LocalResponse,
     snapshot::Rule,
+    websocket,
 };
 
 /// The most of a body that is read and thrown away to keep a connection.
@@ -35,6 +36,9 @@ pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&
     if error == ProxyError::MethodNotAllowed {
         fields.append("Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
     }
+    if error == ProxyError::BadWebSocket {
+        fields.append("Sec-WebSocket-Version", websocket::VERSION.as_bytes());
+    }
     // After these there is no knowing where the next request would begin.
     if matches!(
         error,
@@ -42,6 +46,7 @@ pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&
             | ProxyError::BadForm
             | ProxyError::BadTarget(_)
             | ProxyError::BadBody(_)
+            | ProxyError::BadWebSocket
             | ProxyError::MethodNotAllowed
             | ProxyError::RequestTimeout
             | ProxyError::RequestBodyTimeout

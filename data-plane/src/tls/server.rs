@@ -27,6 +27,8 @@ pub struct Server {
     pub id: Id,
     /// Whether clients are asked for certificates, so that there may be an [identity](super::identity()).
     pub asks_for_certificates: bool,
+    /// Of what clients are asked for, and nothing else.
+    pub trust: Id,
     pub(crate) terms: Terms,
     names: Arc<Names>,
 }
@@ -98,6 +100,7 @@ impl Server {
             config: Arc::new(config),
             id: digest("tls server", parts.iter().map(Vec::as_slice)),
             asks_for_certificates: terms.client_auth.is_some(),
+            trust,
             terms,
             names,
         })
@@ -125,6 +128,12 @@ pub struct Accepted {
 }
 
 impl Accepted {
+    /// On which terms the client was let in.
+    #[must_use]
+    pub fn trust(&self) -> Id {
+        self.server.trust
+    }
+
     /// Whether a request for this host (lower case, without port) belongs on the connection: its certificate is the one
     /// that the host's own connection would have got. A client that asked for no name has nothing to contradict.
     #[must_use]

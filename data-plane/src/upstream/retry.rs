@@ -100,7 +100,7 @@ impl Retrying<'_> {
     pub fn after_failure(&self, error: ProxyError) -> bool {
         let listed = match error {
             ProxyError::UpstreamConnect | ProxyError::UpstreamConnectTimeout => self.retry.on_connect,
-            ProxyError::UpstreamClosed => self.retry.on_reset && self.idempotent,
+            ProxyError::UpstreamClosed | ProxyError::UpstreamReset(_) => self.retry.on_reset && self.idempotent,
             ProxyError::UpstreamTimeout => self.retry.on_timeout && self.idempotent,
             _ => false,
         };

@@ -36,6 +36,9 @@ const DATABASE: &str = ".rustygate/dev.db";
 /// Until the proxy serves what was applied.
 const READY_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// What was read of the files: what they refer to, and they.
+type Read = (Vec<wire::Content>, Vec<wire::Document>);
+
 /// `dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
@@ -98,7 +101,7 @@ pub(crate) async fn run(screen: Screen, args: DevArgs) -> Result<Exit, Failure> 
     let url = format!("http://{}", control_plane.grpc);
     let client = Client::connect(&Connection { url: url.clone(), token: None, ca: None }).await?;
 
-    first_apply(screen, &client, &source, args.watch).await?;
+    let applied = first_apply(screen, &client, &source, args.watch).await?;
     let proxy = planes::start_proxy(&args, url).await?;
     let places = Places {
         listeners: proxy.listeners(),
@@ -111,7 +114,7 @@ pub(crate) async fn run(screen: Screen, args: DevArgs) -> Result<Exit, Failure> 
     };
 
     let interrupted = tokio::select! {
-        failure = serve(screen, &client, &proxy, &args, &source, places) => Err(failure),
+        failure = serve(screen, &client, &proxy, &args, &source, applied, places) => Err(failure),
         () = stop.asked() => Ok(Exit::Success),
     };
     screen.note("\nfinishing the requests in flight; Ctrl-C again ends at once");
@@ -129,11 +132,12 @@ async fn serve(
     proxy: &data_plane::app::Running,
     args: &DevArgs,
     source: &Source,
+    applied: Read,
     mut places: Places,
 ) -> Failure {
     // The watch begins before the table is shown: who reads it may save at once.
     let saves = match (args.watch, source.paths()) {
-        (true, Some(_)) => match watch::Saves::of(&watched(source, &source.read().unwrap_or_default())) {
+        (true, Some(_)) => match watch::Saves::of(&watched(source, &applied.1)) {
             Ok(saves) => Some(saves),
             Err(failure) => return failure,
         },
@@ -159,13 +163,20 @@ async fn serve(
         return failure;
     }
     match saves {
-        Some(saves) => apply_saves(screen, client, source, saves).await,
+        Some(saves) => apply_saves(screen, client, source, applied, saves).await,
         None => std::future::pending().await,
     }
 }
 
-async fn apply_saves(screen: Screen, client: &Client, source: &Source, mut saves: watch::Saves) -> Failure {
-    let mut last = source.read().ok().map(|documents| (input::contents(&documents), documents));
+async fn apply_saves(
+    screen: Screen,
+    client: &Client,
+    source: &Source,
+    applied: Read,
+    mut saves: watch::Saves,
+) -> Failure {
+    // What was applied, not what the files have by now: that may be a save already.
+    let mut last = Some(applied);
     loop {
         saves.next().await;
         // A save that changes no byte, and the many events of one save, are not worth a word.
@@ -244,13 +255,14 @@ async fn apply_save(
     Ok(Saved::Serving(line, response.diff))
 }
 
-async fn first_apply(screen: Screen, client: &Client, source: &Source, go_on: bool) -> Result<(), Failure> {
+async fn first_apply(screen: Screen, client: &Client, source: &Source, go_on: bool) -> Result<Read, Failure> {
     let documents = source.read()?;
-    let contents = input::contents(&documents);
+    let read = (input::contents(&documents), documents);
+    let (contents, documents) = read.clone();
     let response = client.apply(request(documents, contents, "gatectl dev")).await?;
     change::warn_of_ends(screen, &response.diff);
     if response.faults.is_empty() {
-        return Ok(());
+        return Ok(read);
     }
     screen.faults(&response.faults);
     let failure = Failure::new(format!("{} cannot be served", source.title()));
@@ -258,7 +270,7 @@ async fn first_apply(screen: Screen, client: &Client, source: &Source, go_on: bo
         return Err(failure.with_hint("with --watch, `gatectl dev` waits for a save that mends it"));
     }
     screen.failure(&failure);
-    Ok(())
+    Ok(read)
 }
 
 fn request(documents: Vec<wire::Document>, contents: Vec<wire::Content>, message: &str) -> wire::ApplyRequest {

@@ -1,8 +1,8 @@
 //! `gatectl dev` as its own process, with a pipe where a terminal would be.
 
-use std::{fs, net::TcpListener};
+use std::{fs, net::TcpListener, time::Duration};
 
-use crate::harness::{Client, Dev, Witness, gatectl};
+use crate::harness::{Client, Dev, Witness, gatectl, within};
 
 #[tokio::test]
 async fn the_demo_answers_the_request_that_it_says_to_try() {
@@ -94,4 +94,30 @@ async fn a_taken_port_is_told_with_the_flag_that_moves_it() {
     let stderr = gatectl(folder.path(), &args, "").await.expect_stderr(1);
     assert!(stderr.starts_with(&format!("error: cannot listen on {address} for the proxy's metrics: ")), "{stderr}");
     assert!(stderr.contains("hint: ") && stderr.contains("--admin-listen HOST:PORT"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_save_at_any_time_while_dev_starts_is_served_in_the_end() {
+    let service = Witness::saying("here").await;
+    let yaml = |path: &str| format!("routes: [{{name: a, path: {path}, backend: \"{}\"}}]\n", service.url());
+    // From its first instruction to some time after its table, whatever it is doing then.
+    for delay_ms in (0..300).step_by(25) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("gate.yaml");
+        fs::write(&file, yaml("/before")).expect("writes");
+        let saving = file.clone();
+        let saved = yaml("/saved");
+        let save = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+            // In one step: what is read is one or the other.
+            let new = saving.with_extension("new");
+            fs::write(&new, saved).expect("writes");
+            fs::rename(&new, &saving).expect("renames");
+        });
+        let dev = Dev::start(folder.path(), &["--watch", "-f", "gate.yaml"]).await;
+        save.await.expect("saves");
+        let mut client = Client::connect(dev.addr("proxy")).await;
+        let served = async { while client.get("/saved").await.status != 200 {} };
+        within(&format!("a save after {delay_ms} ms"), served).await;
+    }
 }

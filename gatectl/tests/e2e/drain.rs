@@ -9,7 +9,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::harness::{Child, Client, Dev, Gateway, Reply, Witness, answer, free_port, within};
+use crate::harness::{Child, Client, Dev, Gateway, HANDSHAKE, Reply, Witness, answer, free_port, within};
 
 /// A proxy in a process, behind it a gateway's control plane and an upstream that answers "/slow" when it is told to.
 struct Proxy {
@@ -69,8 +69,8 @@ impl Proxy {
 
     async fn socket(&self) -> Client {
         let mut client = Client::connect(self.listen).await;
-        let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
-        assert_eq!(client.request("GET", "/", &headers, b"").await.status, 101);
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{HANDSHAKE}\r\n").as_bytes()).await;
+        assert_eq!(client.response(false).await.status, 101);
         client
     }
 

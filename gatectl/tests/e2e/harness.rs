@@ -30,7 +30,7 @@ pub use self::{
     child::{Child, free_port},
     dns::{Dns, Query, Say},
     gateway::{Bearer, Builder, Gateway},
-    http::{Client, Head, Response, dechunk, header, raw},
+    http::{AGREES, Client, HANDSHAKE, Head, Response, dechunk, header, raw},
     http2::{Answer, Asked, Http2, Peer, answered, body_of, pour, reply},
     process::{Dev, Output, Process, gatectl, masked},
     tls::{Authority, Pair, Tls},

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Client, Gateway, Reply, Response, Upstream, Wire, Witness, answer, free_port, raw, with_gateway, within,
+    AGREES, Client, Gateway, HANDSHAKE, Reply, Response, Upstream, Wire, Witness, answer, free_port, raw, with_gateway,
+    within,
 };
 
 fn all_to(url: &str) -> String {
@@ -465,9 +466,9 @@ async fn an_upload_may_take_long_but_its_client_not_be_silent_for_the_idle_time(
 
 #[tokio::test]
 async fn a_tunnel_may_be_silent_for_the_idle_time_and_no_longer() {
-    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    exchange(upgrade, async |mut client, mut wire| {
-        wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    let upgrade = format!("GET / HTTP/1.1\r\nhost: a\r\n{HANDSHAKE}\r\n");
+    exchange(&upgrade, async |mut client, mut wire| {
+        wire.send(AGREES).await;
         client.head().await;
         for _ in 0..2 {
             tokio::time::sleep(PAUSE).await;

@@ -34,11 +34,13 @@ pub(super) struct Saves {
 }
 
 impl Saves {
-    /// Watches files and the YAML files of folders. A folder that is not there is not watched.
+    /// Watches files and the YAML files of folders. A folder that is not there is not watched. The first save comes by
+    /// itself: what was saved since the files were read and before they were watched shows in no event.
     pub(super) fn of(paths: &[PathBuf]) -> Result<Self, Failure> {
         let watched = Watched::of(paths);
         let folders = watched.folders();
         let (ring, bell) = mpsc::channel(1);
+        let _ = ring.try_send(());
         let cannot = |error: notify::Error| Failure::new(format!("cannot watch for saves: {error}"));
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error says that events may be lost, so look.
@@ -61,7 +63,7 @@ impl Saves {
         Ok(())
     }
 
-    /// Returns when something was saved and the files have come to rest.
+    /// Returns when something was saved, or may have been, and the files have come to rest.
     pub(super) async fn next(&mut self) {
         if self.bell.recv().await.is_none() {
             // The watcher lives as long as this, so its end never rings.
@@ -137,6 +139,8 @@ mod tests {
         let file = folder.path().join("gate.yaml");
         fs::write(&file, "a").expect("writes");
         let mut saves = Saves::of(std::slice::from_ref(&file)).expect("watches");
+        timeout(LONG, saves.next()).await.expect("what was saved before may not have been read");
+        assert!(timeout(QUIET_TIME, saves.next()).await.is_err(), "nothing was saved since");
         fs::write(&file, "b").expect("writes");
         timeout(LONG, saves.next()).await.expect("a write is seen");
         for text in ["c", "d"] {
@@ -145,6 +149,21 @@ mod tests {
             fs::rename(&new, &file).expect("renames");
             timeout(LONG, saves.next()).await.expect("a rename is seen");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_saved_before_other_files_are_watched_is_looked_at() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let paths = ["gate.yaml", "web.pem"].map(|name| folder.path().join(name));
+        fs::write(&paths[0], "a").expect("writes");
+        let mut saves = Saves::of(&paths[..1]).expect("watches");
+        timeout(LONG, saves.next()).await.expect("a first look");
+        saves.watch(&paths[..1]).expect("watches");
+        assert!(timeout(QUIET_TIME, saves.next()).await.is_err(), "nothing was saved, and the watch is the same");
+        // After the reading that told of this file, before the watch.
+        fs::write(&paths[1], "b").expect("writes");
+        saves.watch(&paths).expect("watches");
+        timeout(LONG, saves.next()).await.expect("a look at what it has by now");
     }
 
     #[test]

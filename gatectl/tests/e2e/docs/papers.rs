@@ -77,7 +77,10 @@ fn every_key_of_every_plugin_is_documented() {
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 33] = [
+const ERRORS: [ProxyError; 36] = [
+    ProxyError::BadWebSocket,
+    ProxyError::UpstreamWithoutWebSocket,
+    ProxyError::UpstreamReset(h2::Reason::CANCEL),
     ProxyError::Misdirected,
     ProxyError::BadHead(HeadError::TooLarge),
     ProxyError::BadHead(HeadError::TooManyFields),

@@ -6,7 +6,7 @@ use super::{
     interop::Caller,
     service::{Note, frame},
 };
-use crate::harness::{Http2, Peer, body_of, reply, with_gateway, within};
+use crate::harness::{Http2, Peer, answered, body_of, reply, with_gateway, within};
 
 #[tokio::test]
 async fn errors_of_the_gateway_are_statuses_of_grpc() {
@@ -55,14 +55,12 @@ async fn an_upstream_that_breaks_off_a_call_is_told_of_in_the_trailers() {
             let piece = within("a piece", body.data()).await.expect("a piece").expect("a piece");
             assert_eq!(piece, frame(&Note::default()));
             body.flow_control().release_capacity(piece.len()).expect("room");
-            down.send_reset(h2::Reason::INTERNAL_ERROR);
+            down.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
             let ended = within("the end", body_of(&mut body)).await;
             if kind == "application/grpc" {
                 let (rest, trailers) = ended.expect("an end in order");
-                assert_eq!(
-                    (rest.len(), trailers.get("grpc-status").expect("a status")),
-                    (0, &"14".parse().expect("a value"))
-                );
+                let status = trailers.get("grpc-status").expect("a status").to_str().expect("text");
+                assert_eq!((rest.len(), status), (0, "8"), "RESOURCE_EXHAUSTED");
                 // The upload is ended as well.
                 let end = std::future::poll_fn(|cx| up.poll_reset(cx));
                 assert_eq!(within("a reset", end).await.expect("a reason"), h2::Reason::NO_ERROR);
@@ -71,6 +69,56 @@ async fn an_upstream_that_breaks_off_a_call_is_told_of_in_the_trailers() {
             }
             drop(up);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_that_the_upstream_gives_up_has_the_status_that_belongs_to_its_code() {
+    use h2::Reason;
+    let mut peer = Peer::start().await;
+    let manifest = format!(
+        "backends: [{{name: b, protocol: h2c, endpoints: [\"{}\"]}}]\nroutes: [{{name: all, path: /, backend: b}}]\n",
+        peer.url()
+    );
+    with_gateway(&manifest, async |gateway| {
+        let mut client = Http2::connect(gateway.proxy_addr()).await;
+        for (reason, status) in [
+            (Reason::CANCEL, "1"),
+            (Reason::ENHANCE_YOUR_CALM, "8"),
+            (Reason::INADEQUATE_SECURITY, "7"),
+            (Reason::INTERNAL_ERROR, "13"),
+            (Reason::PROTOCOL_ERROR, "13"),
+        ] {
+            for begun in [false, true] {
+                let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+                let (response, mut up) = client.open(client.head("POST", "/a.Service/Call", &fields), false).await;
+                up.send_data(frame(&Note::default()), false).expect("sends");
+                let mut asked = peer.next().await;
+                let answer = if begun {
+                    let head = reply(200, &[("content-type", "application/grpc")]);
+                    let mut down = asked.respond.send_response(head, false).expect("sends");
+                    let answer = within("a head", response).await.expect("a head");
+                    down.send_reset(reason);
+                    let (_, trailers) = within("the end", body_of(&mut answer.into_body())).await.expect("in order");
+                    trailers
+                } else {
+                    asked.respond.send_reset(reason);
+                    within("an answer", answered(response)).await.expect("an answer").headers
+                };
+                let told = answer.get("grpc-status").expect("a status").to_str().expect("text");
+                assert_eq!(told, status, "{reason:?}, begun: {begun}");
+                assert!(peer.is_quiet(), "it is not sent again: nobody knows what was done");
+            }
+        }
+        assert_eq!(peer.connections(), 1, "a stream's end is not the connection's");
+        // A connection that ends says nothing of the call: trying again may help.
+        let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+        let (response, _up) = client.open(client.head("POST", "/a.Service/Call", &fields), false).await;
+        let _asked = peer.next().await;
+        peer.end(Reason::INTERNAL_ERROR);
+        let answer = within("an answer", answered(response)).await.expect("an answer");
+        assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
     })
     .await;
 }

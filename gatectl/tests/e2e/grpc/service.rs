@@ -32,7 +32,7 @@ pub struct Note {
     pub total: u64,
 }
 
-/// What became of calls, one line each: method, and status or "given up".
+/// What became of calls, two lines each: method and "begun", then method and status, or "given up".
 pub type Log = Arc<Mutex<Vec<String>>>;
 
 pub const NAME: &str = "/grpc.testing.TestService/";
@@ -126,6 +126,7 @@ async fn serve(mut asked: Asked, log: Log) {
         fields.push(("x-seen-timeout", value));
     }
     let mut down = asked.respond.send_response(reply(200, &fields), false).expect("sends");
+    note(format!("{method}: begun"));
     let ended = answer(&method, asked.request.body_mut(), &mut down).await;
     match ended {
         Err(error) => note(format!("{method}: given up, {:?}", error.reason().expect("a reason"))),

@@ -98,6 +98,18 @@ impl Http2 {
         request.body(()).expect("a request")
     }
 
+    /// Whether the other end said that it takes WebSockets (RFC 8441), as far as it said anything.
+    pub fn takes_websockets(&self) -> bool {
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
+    /// A head that asks for a WebSocket.
+    pub fn websocket(&self, path: &str, headers: &[(&str, &str)]) -> Request<()> {
+        let mut head = self.head("CONNECT", path, headers);
+        head.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        head
+    }
+
     /// GET.
     pub async fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, &[], b"").await

@@ -96,6 +96,18 @@ impl Wire {
         self.buffer.drain(..bytes).collect()
     }
 
+    /// Sends these bytes while it reads so many others.
+    pub async fn exchange(&mut self, sent: &[u8], bytes: usize) -> Vec<u8> {
+        assert!(self.buffer.is_empty(), "nothing came before");
+        let mut got = vec![0; bytes];
+        let (mut reader, mut writer) = self.stream.split();
+        let both = async { tokio::join!(writer.write_all(sent), reader.read_exact(&mut got)) };
+        let (written, read) = within("both directions", both).await;
+        written.expect("sends");
+        read.expect("reads");
+        got
+    }
+
     /// Reads so many bytes and throws them away.
     pub async fn skip(&mut self, bytes: usize) {
         let mut rest = bytes - self.buffer.len().min(bytes);

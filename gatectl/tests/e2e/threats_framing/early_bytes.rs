@@ -2,7 +2,7 @@
 //! CVE-2026-2833, Envoy CVE-2026-73548 and CVE-2025-64763, nghttpx CVE-2026-58055.
 
 use super::arena::{Arena, SMUGGLED};
-use crate::harness::{Client, Reply, Witness, answer};
+use crate::harness::{Client, HANDSHAKE, Reply, Witness, answer};
 
 const POLICY: &str = "- {name: admin, path: /admin, plugins: [closed], backend: \"http://127.0.0.1:1\"}
 plugins:
@@ -32,7 +32,7 @@ async fn behind_an_upgrade_that_is_not_granted_are_new_requests_under_the_same_p
         let name = format!("{upgrade} answered with {status}");
         let mut client = Client::connect(arena.addr()).await;
         let asked =
-            format!("GET /says-{status} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
+            format!("GET /says-{status} HTTP/1.1\r\nHost: a\r\n{}\r\n", HANDSHAKE.replace("websocket", upgrade));
         client.send(format!("{asked}{ADMIN}{SMUGGLED}").as_bytes()).await;
         assert_eq!(client.response(false).await.status, status, "{name}");
         assert_eq!(client.response(false).await.status, 403, "{name}: the policy of /admin");

@@ -1,7 +1,7 @@
 //! A client nominates as hop-by-hop what the gateway or the upstream relies on. Traefik, CVE-2024-45410.
 
 use super::arena::Arena;
-use crate::harness::{Client, Reply, Seen, Witness, answer, header};
+use crate::harness::{Client, HANDSHAKE, Reply, Seen, Witness, answer, header};
 
 const PLUGIN: &str = "plugins:
 - {name: user, type: headers, config: {request: {set: {x-user: gateway}}}}
@@ -43,11 +43,12 @@ async fn what_the_gateway_says_and_what_the_upstream_needs_arrive_all_the_same()
     .await;
     let guarded = format!("- {{name: user, path: /user, plugins: [user], backend: \"{}\"}}\n{PLUGIN}", witness.url());
     let mut arena = Arena::before(witness, &guarded).await;
+    let upgrade = HANDSHAKE.replace("Connection: Upgrade\r\n", "");
     for (name, line, connection, fields, body, status) in [
         ("plain", "GET /user HTTP/1.1", "close", "", "", 200),
         ("with a length", "POST /user HTTP/1.1", "keep-alive", "Content-Length: 3\r\n", "abc", 200),
         ("chunked", "POST /user HTTP/1.1", "close", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n", 200),
-        ("upgrade", "GET /user HTTP/1.1", "Upgrade", "Upgrade: websocket\r\n", "", 101),
+        ("upgrade", "GET /user HTTP/1.1", "Upgrade", &upgrade, "", 101),
     ] {
         let mut client = Client::connect(arena.addr()).await;
         let head = format!("{line}\r\nHost: a\r\nConnection: {connection}, {NOMINATED}\r\n{FORGED}{fields}\r\n{body}");
