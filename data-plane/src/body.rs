@@ -17,6 +17,9 @@ use crate::{
     stream::{Input, Output},
 };
 
+/// The most that is read of what the other side sends before it is its turn.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
+
 /// Where a message's body comes from.
 #[derive(Debug)]
 pub enum Source<'a> {
@@ -111,6 +114,18 @@ impl Source<'_> {
             Self::Http1 { input, .. } => input.fill().await,
             Self::Http2(receiver) => receiver.fill().await,
         }
+    }
+
+    /// Returns when the other side has closed the connection, or it has failed. What comes meanwhile stays in the buffer; once
+    /// that is full nothing is noticed any more. That a stream is given up is seen elsewhere.
+    pub async fn ended(&mut self) {
+        if let Self::Http1 { input, .. } = self {
+            while input.buffer.len() < AHEAD_BYTES_MAX && input.fill().await.is_ok_and(|bytes| bytes > 0) {}
+            if input.buffer.len() < AHEAD_BYTES_MAX {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     /// The connection closed: the end of a body that ends so, an error in any other.

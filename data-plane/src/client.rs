@@ -3,8 +3,9 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -49,14 +50,44 @@ pub struct Client<'a> {
     pub output: Sink<'a>,
     /// Who it is.
     pub peer: &'a Peer,
-    /// The name of the listener it came in by.
-    pub listener: &'a str,
+    /// The listener it came in by.
+    pub listener: &'a ListenerState,
     /// The connection's one timer.
     pub timer: &'a mut Timer,
     /// Whether it takes what it gets.
     pub pressure: &'a Pressure,
     /// The stream of the request, if it came by HTTP/2: tells whether the client has given it up.
     pub stream: Option<&'a RefCell<Outgoing>>,
+}
+
+impl Client<'_> {
+    /// Waits for something on the client's behalf, until the deadline at most, and only while the client is there.
+    ///
+    /// # Errors
+    /// That the time is up, or the client gone.
+    pub async fn wait<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Unmet> {
+        let (mut future, mut ended) = (pin!(future), pin!(self.input.ended()));
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let given_up = self.stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready());
+            if given_up || ended.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Unmet::Gone));
+            }
+            self.timer.poll_expired(deadline, cx).map(|()| Err(Unmet::Expired))
+        })
+        .await
+    }
+}
+
+/// Why a client does not get what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmet {
+    /// The time is up.
+    Expired,
+    /// The client has hung up, or given the request up.
+    Gone,
 }
 
 /// What follows what the client has sent so far.
@@ -144,7 +175,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
     };
     let mut life = Life::begin(&worker.shared.policy);
     if stream.agreed_on(b"h2") {
-        return serve_http2(&worker, stream, peer, &listener, &mut timer, life).await;
+        return serve_http2(&worker, stream, peer, listener, &mut timer, life).await;
     }
     let policy = &worker.shared.policy;
     let patience = match worker.draining() {
@@ -159,7 +190,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
             Next::After(After::KeepAlive) => stream.shrink(),
             Next::After(After::Close) => return,
             Next::After(After::Abort) => return stream.reset_on_close(),
-            Next::Http2 => return serve_http2(&worker, stream, peer, &listener, &mut timer, life).await,
+            Next::Http2 => return serve_http2(&worker, stream, peer, listener, &mut timer, life).await,
         }
         let rest = policy.keep_alive_timeout.saturating_sub(BUSY_TIME);
         awaited = await_request(&worker, &stream, &peer, &mut timer, false, rest).await;
@@ -206,12 +237,12 @@ async fn serve_http2(
     worker: &Rc<Worker>,
     stream: Stream,
     peer: Peer,
-    listener: &ListenerState,
+    listener: Rc<ListenerState>,
     timer: &mut Timer,
     life: Life,
 ) {
     // In a box: who speaks HTTP/1.1 does not pay for its size.
-    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener.name(), timer, life)).await;
+    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener, timer, life)).await;
 }
 
 /// Begins TLS; `None` if that failed, which the client was told.
@@ -269,7 +300,6 @@ async fn serve_requests(
     let Scratch { client_in, client_out, upstream_in, upstream_out, request, response, target, forwarded, .. } =
         scratch;
     let pressure = Pressure::default();
-    let listener: &str = &listener.name();
     let (input, output) = stream.split(client_in, client_out, &pressure);
     let (input, output) = (Source::http1(input), Sink::Http1(output));
     let mut client = Client { input, output, peer, listener, timer, pressure: &pressure, stream: None };

@@ -52,8 +52,8 @@ pub struct Handed {
     pub load: Load,
     /// Which listener it came in by: all workers have it under the same key.
     pub key: u64,
-    /// The listener's name, and the TLS to begin with, for a worker that has let go of the listener already.
-    pub listener: (Arc<str>, Option<Arc<tls::Server>>),
+    /// The listener's address as configured, its name, and the TLS to begin with, for a worker that has let go of the listener already.
+    pub listener: (SocketAddr, Arc<str>, Option<Arc<tls::Server>>),
 }
 
 /// Counts something in a worker's load for as long as it lives.

@@ -71,19 +71,25 @@ fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
 pub struct ListenerState {
     /// The same in every worker.
     key: u64,
-    name: RefCell<Rc<str>>,
+    address: SocketAddr,
+    name: RefCell<Arc<str>>,
     tls: RefCell<Option<Arc<tls::Server>>>,
 }
 
 impl ListenerState {
-    /// A listener of that name.
-    pub fn new(key: u64, name: &str, tls: Option<Arc<tls::Server>>) -> Self {
-        Self { key, name: RefCell::new(name.into()), tls: RefCell::new(tls) }
+    /// A listener of that name, with its address as configured.
+    pub fn new(key: u64, address: SocketAddr, name: Arc<str>, tls: Option<Arc<tls::Server>>) -> Self {
+        Self { key, address, name: RefCell::new(name), tls: RefCell::new(tls) }
     }
 
-    /// The present name.
-    pub fn name(&self) -> Rc<str> {
-        Rc::clone(&self.name.borrow())
+    /// Its address as configured: that makes it the listener that it is, whatever it is called.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The name that it had last.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.borrow())
     }
 
     /// TLS for a connection that comes in now; `None` for one in the clear.
@@ -98,10 +104,8 @@ impl ListenerState {
 
     /// Another name and other TLS for the same listener, from the next connection on. Whether clients are asked for other
     /// certificates than before, so that some connections may have to end.
-    pub fn set(&self, name: &str, tls: Option<Arc<tls::Server>>) -> bool {
-        if **self.name.borrow() != *name {
-            *self.name.borrow_mut() = name.into();
-        }
+    pub fn set(&self, name: Arc<str>, tls: Option<Arc<tls::Server>>) -> bool {
+        *self.name.borrow_mut() = name;
         let trust = |tls: &Option<Arc<tls::Server>>| tls.as_ref().map(|tls| tls.trust);
         let before = self.tls.replace(tls);
         trust(&before) != trust(&self.tls.borrow())
@@ -156,7 +160,7 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, state: &Rc
         return begin(worker, stream, address, (place, load), Rc::clone(state));
     }
     let Ok(stream) = stream.into_std() else { return };
-    let listener = ((*state.name()).into(), state.tls());
+    let listener = (state.address, state.name(), state.tls());
     let handed = Handed { stream, address, place, load, key: state.key, listener };
     if let Err(handed) = crew.hand(member, handed) {
         adopt(worker, *handed, Some(state));
@@ -165,9 +169,9 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, state: &Rc
 
 /// Serves a connection that another worker accepted. `state` is this worker's of the same listener.
 pub fn adopt(worker: &Rc<Worker>, handed: Handed, state: Option<&Rc<ListenerState>>) {
-    let Handed { stream, address, place, load, key, listener: (name, tls) } = handed;
+    let Handed { stream, address, place, load, key, listener: (at, name, tls) } = handed;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let state = state.map_or_else(|| Rc::new(ListenerState::new(key, &name, tls)), Rc::clone);
+    let state = state.map_or_else(|| Rc::new(ListenerState::new(key, at, name, tls)), Rc::clone);
     begin(worker, stream, address, (place, load), state);
 }
 

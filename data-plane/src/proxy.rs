@@ -27,7 +27,7 @@ use self::{attempt::Failure, flow::Flow, uplink::Upload};
 use crate::{
     body::{Sink, Source},
     canonical,
-    client::Client,
+    client::{Client, Unmet},
     error::ProxyError,
     forward::{self, Forwarded},
     grpc,
@@ -169,8 +169,11 @@ async fn handle(
             return Err(ProxyError::NotReady);
         }
         let path = canonical::without_parameters(&x.target.path);
+        // As this snapshot calls it; or, if it has it no longer, as it was called last.
+        let known = snapshot.listener_at(x.client.listener.address());
+        let last = known.is_none().then(|| x.client.listener.name());
         let view = RequestView {
-            listener: x.client.listener,
+            listener: known.or(last.as_deref()).unwrap_or_default(),
             method: &x.request.method,
             host: &x.target.host,
             path: &path,
@@ -295,7 +298,9 @@ async fn send(
         tried.add(current);
         fresh = false;
         record.call = None;
-        let _ = x.client.timer.until(wake, std::future::pending::<()>()).await;
+        if x.client.wait(wake, std::future::pending::<()>()).await == Err(Unmet::Gone) {
+            return Err(ProxyError::ClientGone);
+        }
     }
 }
 
@@ -317,7 +322,7 @@ async fn admit(
         Entry::Later(waiting) => waiting,
     };
     let due = turn_due(record, plan, limits);
-    x.client.timer.until(due, waiting).await.map_err(|_| turn_missed(plan, group))
+    x.client.wait(due, waiting).await.map_err(|unmet| turn_missed(unmet, plan, group))
 }
 
 /// When a request that begins to wait for its turn has waited long enough.
@@ -326,12 +331,15 @@ fn turn_due(record: &Record, plan: &attempt::Plan<'_>, limits: Limits) -> Instan
     plan.ends.map_or(due, |ends| due.min(ends))
 }
 
-fn turn_missed(plan: &attempt::Plan<'_>, group: &Group) -> ProxyError {
-    if plan.has_ended() {
-        return ProxyError::DeadlineExceeded;
+fn turn_missed(unmet: Unmet, plan: &attempt::Plan<'_>, group: &Group) -> ProxyError {
+    match unmet {
+        Unmet::Gone => ProxyError::ClientGone,
+        Unmet::Expired if plan.has_ended() => ProxyError::DeadlineExceeded,
+        Unmet::Expired => {
+            group.refused_overloaded.fetch_add(1, Relaxed);
+            ProxyError::UpstreamOverloaded
+        }
     }
-    group.refused_overloaded.fetch_add(1, Relaxed);
-    ProxyError::UpstreamOverloaded
 }
 
 /// Waits for a connection, or for the right to make one, if the backend has a limit of them; a connection that served
@@ -348,17 +356,17 @@ async fn admit_connection(
     let Some((limits, most)) = limits else { return Ok(Turn::New(None)) };
     let due = turn_due(record, plan, limits);
     if reusable {
-        match x.client.timer.until(due, pool.shared()).await {
+        match x.client.wait(due, pool.shared()).await {
             Ok(Some(connection)) => return Ok(Turn::Pooled(connection)),
             Ok(None) => {}
-            Err(_) => return Err(turn_missed(plan, group)),
+            Err(unmet) => return Err(turn_missed(unmet, plan, group)),
         }
     }
     match pool.claim(most, limits.pending, reusable) {
         Claim::Now(slot) => Ok(Turn::New(slot)),
         Claim::Later(waiting) => {
             let turn = pool.turn(waiting, reusable);
-            x.client.timer.until(due, turn).await.map_err(|_| turn_missed(plan, group))
+            x.client.wait(due, turn).await.map_err(|unmet| turn_missed(unmet, plan, group))
         }
         Claim::Full => {
             group.refused_circuit_open.fetch_add(1, Relaxed);

@@ -16,8 +16,7 @@ use crate::{
     listener,
     resolve::Resolver,
     snapshot::{Snapshot, SnapshotCell, fault},
-    threads::Threads,
-    tls,
+    threads::{Terms, Threads},
 };
 
 /// The listener that is used when the configuration has none.
@@ -42,17 +41,9 @@ pub struct Publisher {
 #[derive(Clone, Debug)]
 struct Bound {
     key: u64,
-    name: Arc<str>,
-    tls: Option<Arc<tls::Server>>,
+    terms: Terms,
     /// As it is: the configured port may be 0.
     address: SocketAddr,
-}
-
-/// A listener as a snapshot has it.
-struct Wanted {
-    name: Arc<str>,
-    address: SocketAddr,
-    tls: Option<Arc<tls::Server>>,
 }
 
 impl Publisher {
@@ -105,21 +96,22 @@ impl Publisher {
         let mut added = Vec::new();
         let mut faults = Vec::new();
         let mut key = bound.values().map(|bound| bound.key + 1).max().unwrap_or(0);
-        for Wanted { name, address: configured, tls } in wanted {
+        for terms in wanted {
+            let configured = terms.address;
             if let Some(known) = bound.get(&configured) {
-                next.insert(configured, Bound { name, tls, ..known.clone() });
+                next.insert(configured, Bound { terms, ..known.clone() });
                 continue;
             }
             // Of another address of the same port we may be the one who has it.
             let ours = bound.values().any(|bound| bound.address.port() == configured.port());
             match listener::bind(configured, self.threads.len(), ours) {
                 Ok((address, sockets)) => {
-                    let new = Bound { key, name, tls, address };
+                    let new = Bound { key, terms, address };
                     next.insert(configured, new.clone());
                     added.push((new, sockets));
                     key += 1;
                 }
-                Err(error) => faults.push(cannot_bind(&name, configured, &error)),
+                Err(error) => faults.push(cannot_bind(&terms.name, configured, &error)),
             }
         }
         if !faults.is_empty() {
@@ -129,13 +121,12 @@ impl Publisher {
         let old = self.cell.swap(Arc::new(snapshot));
         for kept in next.values() {
             // The socket stays, and so do its connections: those to come find what is new.
-            let differs = |before: &Bound| before.name != kept.name || before.tls != kept.tls;
-            if bound.values().any(|before| before.key == kept.key && differs(before)) {
-                self.threads.change(kept.key, &kept.name, kept.tls.as_ref()).await;
+            if bound.values().any(|before| before.key == kept.key && before.terms != kept.terms) {
+                self.threads.change(kept.key, &kept.terms).await;
             }
         }
         for (new, sockets) in added {
-            self.threads.listen(new.key, &new.name, new.tls.as_ref(), sockets).await;
+            self.threads.listen(new.key, &new.terms, sockets).await;
         }
         for (configured, dropped) in bound.iter() {
             if !next.contains_key(configured) {
@@ -143,7 +134,7 @@ impl Publisher {
             }
         }
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) =
-            next.values().map(|bound| (bound.name.to_string(), bound.address)).collect();
+            next.values().map(|bound| (bound.terms.name.to_string(), bound.address)).collect();
         *bound = next;
         // Freeing a large snapshot takes a while; the request threads have no part in it.
         tokio::task::spawn_blocking(move || drop(old));
@@ -158,15 +149,15 @@ impl Publisher {
         self.threads.drain();
     }
 
-    fn wanted(&self, snapshot: &Snapshot) -> Vec<Wanted> {
+    fn wanted(&self, snapshot: &Snapshot) -> Vec<Terms> {
         if self.draining.load(Relaxed) {
             return Vec::new();
         }
         if snapshot.listeners.is_empty() {
-            return vec![Wanted { name: DEFAULT_LISTENER.into(), address: self.default_listen, tls: None }];
+            return vec![Terms { name: DEFAULT_LISTENER.into(), address: self.default_listen, tls: None }];
         }
         let listeners = snapshot.listeners.iter();
-        let wanted = listeners.map(|listener| Wanted {
+        let wanted = listeners.map(|listener| Terms {
             name: Arc::clone(&listener.name),
             address: listener.address,
             tls: listener.tls.clone(),

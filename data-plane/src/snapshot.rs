@@ -45,6 +45,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The name of the listener with that address. There are few, and mostly one or two.
+    #[must_use]
+    pub fn listener_at(&self, address: SocketAddr) -> Option<&str> {
+        self.listeners.iter().find(|listener| listener.address == address).map(|listener| &*listener.name)
+    }
+
     /// Whether there is a route of that name.
     #[must_use]
     pub fn has_route(&self, name: &str) -> bool {

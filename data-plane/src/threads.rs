@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::TcpListener as StdListener,
+    net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -27,9 +27,9 @@ use crate::{
 #[derive(Debug)]
 enum Command {
     /// Accept clients on this socket.
-    Listen { key: u64, name: Arc<str>, tls: Option<Arc<tls::Server>>, socket: StdListener, done: oneshot::Sender<()> },
+    Listen { key: u64, terms: Terms, socket: StdListener, done: oneshot::Sender<()> },
     /// It has another name or other TLS now.
-    Change { key: u64, name: Arc<str>, tls: Option<Arc<tls::Server>>, done: oneshot::Sender<()> },
+    Change { key: u64, terms: Terms, done: oneshot::Sender<()> },
     /// Accept no more on it; connections that came in by it go on.
     Unlisten { key: u64, done: oneshot::Sender<()> },
     /// Accept no more at all, and let connections end.
@@ -38,6 +38,17 @@ enum Command {
     Count { count: oneshot::Sender<usize> },
     /// End, whatever is still under way.
     Stop,
+}
+
+/// What a listener is, in a configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// Its address as configured.
+    pub address: SocketAddr,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its TLS, if it has any.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// The workers, from outside.
@@ -99,25 +110,22 @@ impl Threads {
     }
 
     /// Every worker accepts on its socket when this returns.
-    pub async fn listen(&self, key: u64, name: &Arc<str>, tls: Option<&Arc<tls::Server>>, sockets: Vec<StdListener>) {
+    pub async fn listen(&self, key: u64, terms: &Terms, sockets: Vec<StdListener>) {
         let mut pending = Vec::new();
         for (commands, socket) in self.commands.iter().zip(sockets) {
             let (done, is_done) = oneshot::channel();
-            let (name, tls) = (Arc::clone(name), tls.cloned());
-            let _ = commands.send(Command::Listen { key, name, tls, socket, done });
+            let _ = commands.send(Command::Listen { key, terms: terms.clone(), socket, done });
             pending.push(is_done);
         }
         all(pending).await;
     }
 
-    /// Connections that came in by that listener, and those to come, are the new name's; those to come get this TLS, in
-    /// every worker when this returns.
-    pub async fn change(&self, key: u64, name: &Arc<str>, tls: Option<&Arc<tls::Server>>) {
+    /// Connections that come in by that listener get this name and this TLS, in every worker when this returns.
+    pub async fn change(&self, key: u64, terms: &Terms) {
         let mut pending = Vec::new();
         for commands in &self.commands {
             let (done, is_done) = oneshot::channel();
-            let (name, tls) = (Arc::clone(name), tls.cloned());
-            let _ = commands.send(Command::Change { key, name, tls, done });
+            let _ = commands.send(Command::Change { key, terms: terms.clone(), done });
             pending.push(is_done);
         }
         all(pending).await;
@@ -201,19 +209,21 @@ async fn run(worker: Worker, mut inbox: mpsc::UnboundedReceiver<Command>) {
         };
         let Some(command) = command else { break };
         match command {
-            Command::Listen { key, name, tls, socket, done } => match TcpListener::from_std(socket) {
-                Ok(listener) => {
-                    let stop = CancellationToken::new();
-                    let state = Rc::new(ListenerState::new(key, &name, tls));
-                    let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&state), stop.clone());
-                    let accepting = tokio::task::spawn_local(accepting);
-                    listeners.insert(key, Listening { state, stop, accepting });
-                    let _ = done.send(());
+            Command::Listen { key, terms: Terms { address, name, tls }, socket, done } => {
+                match TcpListener::from_std(socket) {
+                    Ok(listener) => {
+                        let stop = CancellationToken::new();
+                        let state = Rc::new(ListenerState::new(key, address, name, tls));
+                        let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&state), stop.clone());
+                        let accepting = tokio::task::spawn_local(accepting);
+                        listeners.insert(key, Listening { state, stop, accepting });
+                        let _ = done.send(());
+                    }
+                    Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
                 }
-                Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
-            },
-            Command::Change { key, name, tls, done } => {
-                if listeners.get(&key).is_some_and(|listening| listening.state.set(&name, tls)) {
+            }
+            Command::Change { key, terms: Terms { name, tls, .. }, done } => {
+                if listeners.get(&key).is_some_and(|listening| listening.state.set(name, tls)) {
                     worker.wake_connections();
                 }
                 let _ = done.send(());

@@ -31,6 +31,7 @@ use crate::{
         head::{HeadError, RequestHead},
     },
     limit::Limit,
+    listener::ListenerState,
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
@@ -92,7 +93,7 @@ pub async fn serve(
     worker: &Rc<Worker>,
     stream: Stream,
     peer: Rc<Peer>,
-    listener: &Rc<str>,
+    listener: &Rc<ListenerState>,
     timer: &mut Timer,
     mut life: Life,
 ) {
@@ -201,7 +202,7 @@ pub async fn serve(
 struct Accepted {
     open: Open,
     peer: Rc<Peer>,
-    listener: Rc<str>,
+    listener: Rc<ListenerState>,
     scratch: Box<Scratch>,
     /// What came of reading the head.
     read: Result<(), HeadError>,

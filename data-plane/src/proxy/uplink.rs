@@ -24,9 +24,6 @@ use crate::{
 /// Bodies up to this size are kept while they are sent, so that they can be sent again.
 const REPLAY_BYTES_MAX: usize = 64 << 10;
 
-/// The most that is read of what a client sends ahead of its answer.
-const AHEAD_BYTES_MAX: usize = 64 << 10;
-
 /// The request's body: read once, whatever the number of tries.
 #[derive(Debug)]
 pub struct Upload {
@@ -183,30 +180,12 @@ fn refused(error: ProxyError) -> Halt {
 /// Watches for the client's leaving while its answer is made. What it sends meanwhile stays in the buffer: the next
 /// request, or the first bytes of a tunnel, and nobody's until the answer has said which.
 async fn await_tunnel(from: &mut Source<'_>, flow: &Flow) -> Result<(), Stop> {
-    let input = match from {
-        Source::Http1 { input, .. } => input,
-        // That the client gives the stream up is seen elsewhere.
-        Source::Http2(_) => {
-            return poll_fn(|_| if flow.tunnel.get() { Poll::Ready(Ok(())) } else { Poll::Pending }).await;
-        }
-    };
-    loop {
-        let read = {
-            let full = input.buffer.len() >= AHEAD_BYTES_MAX;
-            let mut fill = pin!(input.fill());
-            poll_fn(|cx| match flow.tunnel.get() {
-                true => Poll::Ready(None),
-                false if full => Poll::Pending,
-                false => fill.as_mut().poll(cx).map(Some),
-            })
-            .await
-        };
-        match read {
-            None => return Ok(()),
-            Some(Ok(0) | Err(_)) => return Err(Stop::ClientGone),
-            Some(Ok(_)) => {}
-        }
-    }
+    let mut ended = pin!(from.ended());
+    poll_fn(|cx| match flow.tunnel.get() {
+        true => Poll::Ready(Ok(())),
+        false => ended.as_mut().poll(cx).map(|()| Err(Stop::ClientGone)),
+    })
+    .await
 }
 
 async fn tunnel(from: &mut Source<'_>, to: &mut Sink<'_>, flow: &Flow) -> Stop {

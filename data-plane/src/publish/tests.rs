@@ -187,7 +187,7 @@ async fn a_listener_gets_other_tls_without_being_bound_anew() {
     let bound = async || {
         let bound = publisher.bound.lock().await;
         let only = bound.values().next().expect("one");
-        (only.key, only.tls.as_ref().map(|tls| tls.id))
+        (only.key, only.terms.tls.as_ref().map(|tls| tls.id))
     };
     publish(&publisher, 1, &[listener(port, false)]).await;
     assert!(speaks_in_the_clear(port).await);

@@ -32,6 +32,7 @@ mod telemetry;
 mod threats_framing;
 mod threats_http2;
 mod threats_routes;
+mod threats_rows;
 mod threats_tls;
 mod tls;
 mod torture;

@@ -1,136 +1,23 @@
 //! Backends that fail, and that nobody notices.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+mod load;
+mod node;
+
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
-use crate::harness::{Client, Gateway, Reply, Witness, answer, free_port, with_gateway, within};
-
-const CLIENTS: usize = 16;
-
-/// How a node behaves.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Mode {
-    Serving,
-    /// Accepts, reads, and says nothing until it does something else.
-    Hung,
-    Slow,
-    Unavailable,
-}
-
-/// A server that can be made to fail.
-struct Node {
-    addr: SocketAddr,
-    mode: watch::Sender<Mode>,
-    requests: Arc<AtomicUsize>,
-    accepting: Option<JoinHandle<()>>,
-}
-
-impl Node {
-    async fn start() -> Self {
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut node =
-            Self { addr, mode: watch::Sender::new(Mode::Serving), requests: Arc::default(), accepting: None };
-        node.revive().await;
-        node
-    }
-
-    /// Its connections are cut, and it accepts no more.
-    async fn kill(&mut self) {
-        let accepting = self.accepting.take().expect("it lives");
-        accepting.abort();
-        let _ = accepting.await;
-    }
-
-    async fn revive(&mut self) {
-        let listener = TcpListener::bind(self.addr).await.expect("its port is free");
-        let (mode, requests) = (self.mode.subscribe(), Arc::clone(&self.requests));
-        self.accepting = Some(tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(Self::serve(stream, mode.clone(), Arc::clone(&requests)));
-                while connections.try_join_next().is_some() {}
-            }
-        }));
-    }
-
-    async fn serve(mut stream: TcpStream, mut mode: watch::Receiver<Mode>, requests: Arc<AtomicUsize>) {
-        let mut head = Vec::new();
-        while stream.read_buf(&mut head).await.is_ok_and(|bytes| bytes > 0) {
-            if !head.ends_with(b"\r\n\r\n") {
-                continue;
-            }
-            head.clear();
-            requests.fetch_add(1, SeqCst);
-            // As if it had been stopped and goes on.
-            let mode = *mode.wait_for(|mode| *mode != Mode::Hung).await.expect("the node is there");
-            let answer: &[u8] = match mode {
-                Mode::Hung => return,
-                Mode::Unavailable => b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n",
-                Mode::Serving | Mode::Slow => b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
-            };
-            if mode == Mode::Slow {
-                sleep(Duration::from_millis(700)).await;
-            }
-            if stream.write_all(answer).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Clients that ask and ask.
-struct Load {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicUsize>,
-    clients: JoinSet<Vec<String>>,
-}
-
-impl Load {
-    fn start(proxy: SocketAddr) -> Self {
-        let mut load = Self { stop: Arc::default(), sent: Arc::default(), clients: JoinSet::new() };
-        for _ in 0..CLIENTS {
-            let (stop, sent) = (Arc::clone(&load.stop), Arc::clone(&load.sent));
-            load.clients.spawn(async move {
-                let mut failures = Vec::new();
-                let mut client = Client::connect(proxy).await;
-                while !stop.load(SeqCst) {
-                    sent.fetch_add(1, SeqCst);
-                    let response = client.get("/").await;
-                    if response.status != 200 {
-                        failures.push(format!("{} {}", response.status, response.text()));
-                    }
-                    sleep(Duration::from_millis(2)).await;
-                }
-                failures
-            });
-        }
-        load
-    }
-
-    /// How many requests were sent, and what went wrong.
-    async fn end(mut self) -> (usize, Vec<String>) {
-        self.stop.store(true, SeqCst);
-        let mut failures = Vec::new();
-        while let Some(of_client) = self.clients.join_next().await {
-            failures.extend(of_client.expect("a client"));
-        }
-        (self.sent.load(SeqCst), failures)
-    }
-}
+use self::{
+    load::Load,
+    node::{Mode, Node, Speaks},
+};
+use crate::harness::{Client, Gateway, Http2, Reply, Upstream, Wire, Witness, answer, free_port, with_gateway, within};
 
 async fn all_healthy(gateway: &Gateway) {
     loop {
@@ -143,21 +30,31 @@ async fn all_healthy(gateway: &Gateway) {
     }
 }
 
-async fn one_of_three_fails(rest: &str) {
-    let mut nodes = [Node::start().await, Node::start().await, Node::start().await];
+fn manifest(nodes: &[Node], speaks: Speaks, rest: &str) -> String {
     let urls: Vec<String> = nodes.iter().map(|node| format!("\"http://{}\"", node.addr)).collect();
-    let yaml = format!(
-        "backends: [{{name: b, endpoints: [{}]{rest}}}]\nroutes: [{{name: all, path: /, backend: b}}]\n",
+    let protocol = match speaks {
+        Speaks::Http1 => "http1",
+        Speaks::Http2 => "h2c",
+    };
+    format!(
+        "backends: [{{name: b, protocol: {protocol}, endpoints: [{}]{rest}}}]\n\
+         routes: [{{name: all, path: /, backend: b}}]\n",
         urls.join(", ")
-    );
+    )
+}
+
+/// Clients of HTTP/1.1 and of HTTP/2 at once.
+async fn one_of_three_fails(speaks: Speaks, rest: &str) {
+    let mut nodes = [Node::start(speaks).await, Node::start(speaks).await, Node::start(speaks).await];
+    let yaml = manifest(&nodes, speaks, rest);
     with_gateway(&yaml, async |gateway| {
         let begun = Instant::now();
-        let load = Load::start(gateway.proxy_addr());
+        let load = Load::start(gateway.proxy_addr()).await;
         sleep(Duration::from_secs(1)).await;
         for (index, mode) in [Mode::Hung, Mode::Slow, Mode::Unavailable].into_iter().enumerate() {
-            nodes[index].mode.send_replace(mode);
+            nodes[index].is_now(mode);
             sleep(Duration::from_secs(if mode == Mode::Hung { 4 } else { 2 })).await;
-            nodes[index].mode.send_replace(Mode::Serving);
+            nodes[index].is_now(Mode::Serving);
             all_healthy(gateway).await;
         }
         // Killed for a while, then a rolling restart of all.
@@ -169,7 +66,7 @@ async fn one_of_three_fails(rest: &str) {
         }
         let (sent, failures) = load.end().await;
         assert!(failures.is_empty(), "{} of {sent}: {:?}", failures.len(), &failures[..failures.len().min(5)]);
-        let tries: usize = nodes.iter().map(|node| node.requests.load(SeqCst)).sum();
+        let tries: usize = nodes.iter().map(Node::requests).sum();
         let free = 10 * (begun.elapsed().as_secs_f64().ceil() as usize + 1);
         assert!(tries <= sent + sent / 5 + free, "{tries} tries of {sent} requests");
         let metrics = gateway.metrics(0).await;
@@ -179,36 +76,44 @@ async fn one_of_three_fails(rest: &str) {
     .await;
 }
 
+const QUICK: &str = ", outlier_detection: {base_ejection_time: 500ms}";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_three_hangs_is_slow_is_unavailable_and_is_killed_and_no_request_fails() {
-    one_of_three_fails(", outlier_detection: {base_ejection_time: 500ms}").await;
+    one_of_three_fails(Speaks::Http1, QUICK).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_that_speak_http2_fails_in_every_way_and_no_request_does() {
+    one_of_three_fails(Speaks::Http2, QUICK).await;
 }
 
 /// The same with nothing configured. Each ejection lasts 10 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes 30 s"]
+#[ignore = "takes 60 s"]
 async fn with_all_defaults_no_request_fails_either() {
-    one_of_three_fails("").await;
+    one_of_three_fails(Speaks::Http1, "").await;
+    one_of_three_fails(Speaks::Http2, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_all_fail_they_see_no_more_than_the_budget_allows() {
-    let nodes = [Node::start().await, Node::start().await];
+    tokio::join!(all_fail(Speaks::Http1), all_fail(Speaks::Http2));
+}
+
+async fn all_fail(speaks: Speaks) {
+    let nodes = [Node::start(speaks).await, Node::start(speaks).await];
     for node in &nodes {
-        node.mode.send_replace(Mode::Unavailable);
+        node.is_now(Mode::Unavailable);
     }
-    let yaml = format!(
-        "backends: [{{name: b, endpoints: [\"http://{}\", \"http://{}\"], retry_budget: {{min_per_second: 5}}}}]\n\
-         routes: [{{name: all, path: /, backend: b}}]\n",
-        nodes[0].addr, nodes[1].addr
-    );
+    let yaml = manifest(&nodes, speaks, ", retry_budget: {min_per_second: 5}");
     with_gateway(&yaml, async |gateway| {
         let begun = Instant::now();
-        let load = Load::start(gateway.proxy_addr());
+        let load = Load::start(gateway.proxy_addr()).await;
         sleep(Duration::from_secs(2)).await;
         let (sent, failures) = load.end().await;
         assert_eq!(failures.len(), sent);
-        let tries: usize = nodes.iter().map(|node| node.requests.load(SeqCst)).sum();
+        let tries: usize = nodes.iter().map(Node::requests).sum();
         let free = 5 * (begun.elapsed().as_secs_f64().ceil() as usize + 1);
         assert!(tries > sent && tries <= sent + sent / 5 + free, "{tries} tries of {sent} requests");
         let metrics = gateway.metrics(0).await;
@@ -306,6 +211,68 @@ async fn a_full_backend_lets_some_wait_and_refuses_the_others() {
         assert!(metrics.contains(refused), "{metrics}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_leaves_while_waiting_for_a_full_backend_leaves_the_queue_at_once() {
+    let upstream = Upstream::start().await;
+    let yaml = format!(
+        "backends: [{{name: b, endpoints: [\"{}\"], limits: {{requests: 1, pending: 1, pending_timeout: 60s}}}}]\n\
+         routes: [{{name: all, path: /, backend: b, timeout: 60s}}]\n",
+        upstream.url()
+    );
+    with_gateway(&yaml, async |gateway| {
+        let proxy = gateway.proxy_addr();
+        let mut first = Wire::connect(proxy).await;
+        first.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut full = upstream.accept().await;
+        full.head().await;
+        for (what, request) in [
+            ("all of it sent", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"),
+            ("and some of the next", "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /"),
+            ("half a body", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf"),
+        ] {
+            println!("{what}");
+            let mut wire = Wire::connect(proxy).await;
+            wire.send(request).await;
+            pending(gateway, 1).await;
+            drop(wire);
+            pending(gateway, 0).await;
+        }
+        // A stream that is given up, and a connection that ends with its stream.
+        let mut client = Http2::connect(proxy).await;
+        let (response, mut stream) = client.open(client.head("POST", "/", &[]), false).await;
+        pending(gateway, 1).await;
+        stream.send_reset(h2::Reason::CANCEL);
+        pending(gateway, 0).await;
+        drop((response, stream));
+        let (response, _stream) = client.open(client.head("GET", "/", &[]), true).await;
+        pending(gateway, 1).await;
+        client.driver.abort();
+        pending(gateway, 0).await;
+        drop(response);
+        // What a client sends ahead is not lost by looking.
+        let mut wire = Wire::connect(proxy).await;
+        wire.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\n").await;
+        pending(gateway, 1).await;
+        wire.send("complete").await;
+        full.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nfirst").await;
+        first.until("first").await;
+        let mut next = upstream.accept().await;
+        next.head().await;
+        assert_eq!(next.exactly(8).await, b"complete");
+        next.send(answer("last")).await;
+        wire.until("last").await;
+    })
+    .await;
+}
+
+/// Returns when so many requests wait for their turn.
+async fn pending(gateway: &Gateway, number: u32) {
+    let line = format!("rustygate_upstream_pending{{backend=\"b\"}} {number}\n");
+    let what = format!("{number} requests that wait");
+    // In a box: it is a part of a test that has many of them.
+    Box::pin(within(&what, async { while !gateway.metrics(0).await.contains(&line) {} })).await;
 }
 
 #[tokio::test]

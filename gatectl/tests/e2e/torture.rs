@@ -6,11 +6,18 @@
 //! upstream tells what it was asked for and by whom, so an answer in which two revisions meet does not match itself.
 //! Planes are processes of their own, so that memory, files and threads are theirs alone.
 //!
+//! In a third form all that speaks HTTP/2, with TLS and without, on both sides; certificates change with every number too.
+//!
 //! `RUSTYGATE_TORTURE_SECONDS` makes it longer; with `--nocapture` it tells what it did.
 
+mod calls;
 mod clients;
 mod course;
+mod handshakes;
+mod http2;
+mod peer;
 mod rig;
+mod secure;
 mod streams;
 mod upstream;
 mod vitals;
@@ -23,13 +30,32 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{course::Course, rig::Rig, upstream::Upstream, vitals::Vitals, yaml::Shape};
-use crate::harness::{Client, within};
+use self::{course::Course, rig::Rig, secure::Secure, upstream::Upstream, vitals::Vitals, yaml::Shape};
+use crate::harness::{Authority, Client, within};
 
 const SECONDS: u64 = 6;
 
 /// Caches, pools, buffers and the heap itself grow to their size at first.
 const WARM_UP: f64 = 0.4;
+
+/// What is done beyond the rest with HTTP/2, gRPC and TLS.
+const SECURE: [&str; 15] = [
+    "GETs by HTTP/2",
+    "POSTs by HTTP/2",
+    "answers by a plugin, by HTTP/2",
+    "downloads by HTTP/2",
+    "uploads by HTTP/2",
+    "WebSockets by HTTP/2",
+    "messages on WebSockets by HTTP/2",
+    "connections of HTTP/2",
+    "calls of gRPC",
+    "conversations",
+    "messages of conversations",
+    "handshakes",
+    "sessions taken up again",
+    "requests of new sessions",
+    "connections that outlive their certificate",
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_proxies_lose_and_mix_nothing_while_the_configuration_changes() {
@@ -41,11 +67,26 @@ async fn listeners_come_and_go_and_change_their_names_without_a_loss() {
     torture(1, Some(yaml::Listeners::free())).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_and_endpoints_change_and_no_stream_of_http2_no_call_and_no_handshake_is_lost() {
+    let clear = peer::clear().await;
+    let secure = Arc::new(Secure::new(Authority::new(), clear.addr));
+    let [one, two] = [(); 2].map(|()| secure.upstream());
+    let upstreams = [peer::secure(one).await, peer::secure(two).await];
+    let addresses = upstreams.each_ref().map(|upstream| upstream.addr);
+    let shape = Shape { upstreams: addresses, listeners: None, secure: Some(secure) };
+    run(1, shape, Vec::from(upstreams).into_iter().chain([clear]).collect()).await;
+}
+
 async fn torture(proxies: usize, listeners: Option<yaml::Listeners>) {
+    let upstreams = vec![Upstream::start().await, Upstream::start().await];
+    let shape = Shape { upstreams: [upstreams[0].addr, upstreams[1].addr], listeners, secure: None };
+    run(proxies, shape, upstreams).await;
+}
+
+async fn run(proxies: usize, shape: Shape, upstreams: Vec<Upstream>) {
     let seconds = std::env::var("RUSTYGATE_TORTURE_SECONDS").map_or(SECONDS, |text| text.parse().expect("seconds"));
     let total = Duration::from_secs(seconds);
-    let upstreams = [Upstream::start().await, Upstream::start().await];
-    let shape = Shape { upstreams: [upstreams[0].addr, upstreams[1].addr], listeners };
     let rig = Rig::start(proxies, &shape).await;
     let idle: Vec<Vitals> = rig.proxies.iter().map(|proxy| Vitals::of(&proxy.child)).collect();
 
@@ -61,6 +102,10 @@ async fn torture(proxies: usize, listeners: Option<yaml::Listeners>) {
     if let Some(listeners) = shape.listeners {
         clients::spawn_visitors(&mut work, listeners, &course);
     }
+    if let Some(secure) = &shape.secure {
+        http2::spawn(&mut work, secure, &course, total);
+        handshakes::spawn(&mut work, secure, &course);
+    }
 
     sleep_until(begun + total.mul_f64(WARM_UP)).await;
     let warm = rig.resident(total.mul_f64(0.1)).await;
@@ -74,7 +119,7 @@ async fn torture(proxies: usize, listeners: Option<yaml::Listeners>) {
     rig.settled(&course).await;
     course.report(&rig, &warm, &late);
 
-    course.check();
+    course.check(if shape.secure.is_some() { &SECURE } else { &[] });
     vitals::check_memory(total, &warm, &late);
     // Pooled connections go with their upstreams.
     drop(upstreams);

@@ -36,7 +36,8 @@ impl Wire {
         Self::over(within("a connection", socket.connect(addr)).await.expect("connects"))
     }
 
-    fn over(stream: TcpStream) -> Self {
+    /// On a connection that is open.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket option");
         Self { stream, buffer: Vec::new() }
     }
@@ -44,6 +45,11 @@ impl Wire {
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within("sending", self.stream.write_all(bytes.as_ref())).await.expect("sends");
+    }
+
+    /// The same; false if the other side has ended the connection.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within("sending", self.stream.write_all(bytes.as_ref())).await.is_ok()
     }
 
     /// Sends as much as the other side takes at once, at most `most`, and says how much that was: it takes no more for

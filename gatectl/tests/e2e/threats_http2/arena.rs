@@ -29,7 +29,7 @@ const LATER: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5_000 
 
 /// How long an attack goes on, and how often it is begun.
 const ATTACK_TIME: Duration = Duration::from_millis(500);
-const ROUNDS_MAX: usize = 20;
+const ROUNDS_MAX: usize = 100;
 
 /// How many answers tell what is usual.
 const QUIET: usize = 200;
@@ -40,26 +40,48 @@ pub struct Arena {
     _gateway: Gateway,
     pub child: Child,
     pub addr: SocketAddr,
+    /// Of a listener with TLS, if the manifest has one there.
+    pub tls: SocketAddr,
     admin: SocketAddr,
     pub upstream: Upstream,
 }
 
+/// Where something is, for a manifest.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The proxy, in the clear.
+    pub listen: SocketAddr,
+    /// A free one, for a listener with TLS.
+    pub tls: SocketAddr,
+    /// The upstream's URL.
+    pub upstream: String,
+}
+
 impl Arena {
+    /// Everything goes to the upstream.
     pub async fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, |places| {
+            format!(
+                "routes: [{{name: all, path: /, backend: \"{}\", timeouts: {{total: 30s, idle: 30s}}}}]",
+                places.upstream
+            )
+        })
+        .await
+    }
+
+    /// With that manifest.
+    pub async fn start_with(flags: &[&str], manifest: impl FnOnce(&Places) -> String) -> Self {
         let upstream = Upstream::start().await;
-        let manifest = format!(
-            "routes: [{{name: all, path: /, backend: \"{}\", timeouts: {{total: 30s, idle: 30s}}}}]",
-            upstream.url()
-        );
+        let [listen, tls, admin] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let manifest = manifest(&Places { listen, tls, upstream: upstream.url() });
         let gateway = Gateway::builder().proxies(0).manifest(&manifest).start().await;
-        let [listen, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let (own, url, other) = (listen.to_string(), gateway.control_plane_url(), admin.to_string());
         let own = ["--control-plane", &url, "--listen", &own, "--admin-listen", &other, "--workers", "1"];
         let flags = [&own[..], &["--node-id", "proxy", "--access-log", "off"], flags].concat();
         let child = Child::data_plane(gateway.folder(), "proxy", &flags);
         within("an admin port", async { while TcpStream::connect(admin).await.is_err() {} }).await;
         within("readiness", async { while Client::connect(admin).await.get("/readyz").await.status != 200 {} }).await;
-        Self { _gateway: gateway, child, addr: listen, admin, upstream }
+        Self { _gateway: gateway, child, addr: listen, tls, admin, upstream }
     }
 
     /// Runs an attack again and again beside a bystander, and sees that neither the bystander nor the memory feels it.
@@ -134,7 +156,7 @@ fn p99(took: &mut [Duration]) -> Duration {
     took.get(took.len() * 99 / 100).copied().unwrap_or_default()
 }
 
-/// An upstream. It answers at once, but /hold never, /large with much, /after when it has read the whole body, and what it
+/// An upstream. It answers at once, but /hold never, /large with much, /echo with the head that it got, /after when it has read the whole body, and what it
 /// is sent of a body to /deaf it does not read.
 pub struct Upstream {
     addr: SocketAddr,
@@ -212,7 +234,8 @@ async fn serve(mut stream: TcpStream, held: Arc<Held>) -> Option<()> {
                 None => more(&mut stream, &mut buffer).await?,
             }
         };
-        let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
+        let whole = buffer[..end].to_vec();
+        let head = String::from_utf8_lossy(&whole).to_ascii_lowercase();
         buffer.drain(..end);
         let path = head.split(' ').nth(1).expect("a path").to_owned();
         if path.starts_with("/hold") || path.starts_with("/deaf") {
@@ -243,7 +266,11 @@ async fn serve(mut stream: TcpStream, held: Arc<Held>) -> Option<()> {
             }
             buffer.drain(..length);
         }
-        let body = if path.starts_with("/large") { vec![b'x'; LARGE] } else { b"ok".to_vec() };
+        let body = match &*path {
+            path if path.starts_with("/large") => vec![b'x'; LARGE],
+            path if path.starts_with("/echo") => whole,
+            _ => b"ok".to_vec(),
+        };
         stream.write_all(&answer(body)).await.ok()?;
     }
 }

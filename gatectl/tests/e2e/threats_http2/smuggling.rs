@@ -28,93 +28,101 @@ fn pseudo(method: &str, scheme: &str, authority: &str, path: &str) -> Vec<u8> {
     block(&[(":method", method), (":scheme", scheme), (":authority", authority), (":path", path)])
 }
 
+/// Header sections of requests that no upstream may see, and what is wrong with them.
+pub fn attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let cut = "x\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
+    vec![
+        ("CR LF in a value", with(&[("x", "a\r\nx-b: c")])),
+        ("CR LF CR LF in a value", with(&[("x", cut)])),
+        ("LF in a value", with(&[("x", "a\nx-b: c")])),
+        ("CR in a value", with(&[("x", "a\rx-b: c")])),
+        ("NUL in a value", with(&[("x", "a\0b")])),
+        ("a control character in a value", with(&[("x", "a\u{1}b")])),
+        ("a blank before a value", with(&[("x", "\na")])),
+        ("a colon in a name", with(&[("x: y\r\nz", "a")])),
+        ("a name with a blank", with(&[("x y", "a")])),
+        ("a name with CR LF", with(&[("x\r\ny", "a")])),
+        ("a name with NUL", with(&[("x\0", "a")])),
+        ("no name", with(&[("", "a")])),
+        ("a name in upper case", with(&[("X-A", "a")])),
+        ("TRANSFER-ENCODING", with(&[("Transfer-Encoding", "chunked")])),
+        ("transfer-encoding", with(&[("transfer-encoding", "chunked")])),
+        ("connection", with(&[("connection", "close, x-forwarded-for")])),
+        ("keep-alive", with(&[("keep-alive", "timeout=5")])),
+        ("proxy-connection", with(&[("proxy-connection", "keep-alive")])),
+        ("upgrade", with(&[("upgrade", "websocket")])),
+        ("te of more than trailers", with(&[("te", "gzip")])),
+        ("two lengths", with(&[("content-length", "1"), ("content-length", "1")])),
+        ("two lengths that differ", with(&[("content-length", "1"), ("content-length", "2")])),
+        ("two lengths in one", with(&[("content-length", "1, 1")])),
+        ("a length with a sign", with(&[("content-length", "+1")])),
+        ("a length in hex", with(&[("content-length", "0x1")])),
+        ("no length", with(&[("content-length", "")])),
+        ("a length without a body", with(&[("content-length", "5")])),
+        ("host differs", with(&[("host", "b")])),
+        ("host differs by a port", with(&[("host", "a:80")])),
+        (
+            "two hosts without authority",
+            block(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "a"), ("host", "b")]),
+        ),
+        ("no authority and no host", block(&[(":method", "GET"), (":scheme", "http"), (":path", "/")])),
+        (
+            "a pseudo-field behind a field",
+            block(&[(":method", "GET"), (":scheme", "http"), (":authority", "a"), ("x", "y"), (":path", "/")]),
+        ),
+        ("two paths", [request("GET", "/"), block(&[(":path", "/smuggled")])].concat()),
+        ("two methods", [block(&[(":method", "GET")]), request("POST", "/")].concat()),
+        ("two authorities", [request("GET", "/"), block(&[(":authority", "b")])].concat()),
+        ("two schemes", [block(&[(":scheme", "http")]), request("GET", "/")].concat()),
+        ("a pseudo-field that nobody knows", [request("GET", "/"), block(&[(":x", "b")])].concat()),
+        ("a status", [request("GET", "/"), block(&[(":status", "200")])].concat()),
+        ("no method", block(&[(":scheme", "http"), (":authority", "a"), (":path", "/")])),
+        ("no path", block(&[(":method", "GET"), (":scheme", "http"), (":authority", "a")])),
+        ("no scheme", block(&[(":method", "GET"), (":authority", "a"), (":path", "/")])),
+        ("an empty path", request("GET", "")),
+        ("a path with a blank", request("GET", "/ HTTP/1.1")),
+        ("a path with CR LF", request("GET", "/ HTTP/1.1\r\nx: y")),
+        ("a path with a tab", request("GET", "/a\tb")),
+        ("a path with NUL", request("GET", "/a\0b")),
+        ("a query with a blank", request("GET", "/a?b c")),
+        ("a path without a slash", request("GET", "a")),
+        ("a whole URL as path", request("GET", "http://b/")),
+        ("a star for GET", request("GET", "*")),
+        ("a method with a blank", request("GET /smuggled HTTP/1.1", "/")),
+        ("a method with CR LF", request("GET\r\nx: y", "/")),
+        ("no method at all", request("", "/")),
+        ("CONNECT", block(&[(":method", "CONNECT"), (":authority", "a:1")])),
+        ("CONNECT with a path", request("CONNECT", "/")),
+        ("a protocol without CONNECT", [request("GET", "/"), block(&[(":protocol", "websocket")])].concat()),
+        ("a protocol that nobody knows", [request("CONNECT", "/"), block(&[(":protocol", "smtp")])].concat()),
+        ("a scheme that is none", pseudo("GET", "http\r\nx", "a", "/")),
+        ("a scheme with a path", pseudo("GET", "http://b/smuggled?", "a", "/")),
+        ("an authority with a user", pseudo("GET", "http", "u@a", "/")),
+        ("an authority with a path", pseudo("GET", "http", "a/smuggled", "/")),
+        ("an authority with CR LF", pseudo("GET", "http", "a\r\nx: y", "/")),
+        ("an authority with a blank", pseudo("GET", "http", "a b", "/")),
+        ("an empty authority", pseudo("GET", "http", "", "/")),
+        ("an expectation that nobody knows", with(&[("expect", "cake")])),
+    ]
+}
+
+/// Whether that is how such a request may end.
+pub fn is_refused(fate: Fate) -> bool {
+    match fate {
+        Fate::Answered(status) => matches!(status, 400 | 405 | 417 | 501),
+        Fate::Reset(_) | Fate::Closed(_) => true,
+    }
+}
+
 #[tokio::test]
 async fn what_http1_would_read_otherwise_is_refused() {
     let witness = Witness::echo().await;
     with_gateway(&manifest(&witness.url()), async |gateway: &mut Gateway| {
-        let cut = "x\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
-        let attacks: Vec<(&str, Vec<u8>)> = vec![
-            ("CR LF in a value", with(&[("x", "a\r\nx-b: c")])),
-            ("CR LF CR LF in a value", with(&[("x", cut)])),
-            ("LF in a value", with(&[("x", "a\nx-b: c")])),
-            ("CR in a value", with(&[("x", "a\rx-b: c")])),
-            ("NUL in a value", with(&[("x", "a\0b")])),
-            ("a control character in a value", with(&[("x", "a\u{1}b")])),
-            ("a blank before a value", with(&[("x", "\na")])),
-            ("a colon in a name", with(&[("x: y\r\nz", "a")])),
-            ("a name with a blank", with(&[("x y", "a")])),
-            ("a name with CR LF", with(&[("x\r\ny", "a")])),
-            ("a name with NUL", with(&[("x\0", "a")])),
-            ("no name", with(&[("", "a")])),
-            ("a name in upper case", with(&[("X-A", "a")])),
-            ("TRANSFER-ENCODING", with(&[("Transfer-Encoding", "chunked")])),
-            ("transfer-encoding", with(&[("transfer-encoding", "chunked")])),
-            ("connection", with(&[("connection", "close, x-forwarded-for")])),
-            ("keep-alive", with(&[("keep-alive", "timeout=5")])),
-            ("proxy-connection", with(&[("proxy-connection", "keep-alive")])),
-            ("upgrade", with(&[("upgrade", "websocket")])),
-            ("te of more than trailers", with(&[("te", "gzip")])),
-            ("two lengths", with(&[("content-length", "1"), ("content-length", "1")])),
-            ("two lengths that differ", with(&[("content-length", "1"), ("content-length", "2")])),
-            ("two lengths in one", with(&[("content-length", "1, 1")])),
-            ("a length with a sign", with(&[("content-length", "+1")])),
-            ("a length in hex", with(&[("content-length", "0x1")])),
-            ("no length", with(&[("content-length", "")])),
-            ("a length without a body", with(&[("content-length", "5")])),
-            ("host differs", with(&[("host", "b")])),
-            ("host differs by a port", with(&[("host", "a:80")])),
-            (
-                "two hosts without authority",
-                block(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "a"), ("host", "b")]),
-            ),
-            ("no authority and no host", block(&[(":method", "GET"), (":scheme", "http"), (":path", "/")])),
-            (
-                "a pseudo-field behind a field",
-                block(&[(":method", "GET"), (":scheme", "http"), (":authority", "a"), ("x", "y"), (":path", "/")]),
-            ),
-            ("two paths", [request("GET", "/"), block(&[(":path", "/smuggled")])].concat()),
-            ("two methods", [block(&[(":method", "GET")]), request("POST", "/")].concat()),
-            ("two authorities", [request("GET", "/"), block(&[(":authority", "b")])].concat()),
-            ("two schemes", [block(&[(":scheme", "http")]), request("GET", "/")].concat()),
-            ("a pseudo-field that nobody knows", [request("GET", "/"), block(&[(":x", "b")])].concat()),
-            ("a status", [request("GET", "/"), block(&[(":status", "200")])].concat()),
-            ("no method", block(&[(":scheme", "http"), (":authority", "a"), (":path", "/")])),
-            ("no path", block(&[(":method", "GET"), (":scheme", "http"), (":authority", "a")])),
-            ("no scheme", block(&[(":method", "GET"), (":authority", "a"), (":path", "/")])),
-            ("an empty path", request("GET", "")),
-            ("a path with a blank", request("GET", "/ HTTP/1.1")),
-            ("a path with CR LF", request("GET", "/ HTTP/1.1\r\nx: y")),
-            ("a path with a tab", request("GET", "/a\tb")),
-            ("a path with NUL", request("GET", "/a\0b")),
-            ("a query with a blank", request("GET", "/a?b c")),
-            ("a path without a slash", request("GET", "a")),
-            ("a whole URL as path", request("GET", "http://b/")),
-            ("a star for GET", request("GET", "*")),
-            ("a method with a blank", request("GET /smuggled HTTP/1.1", "/")),
-            ("a method with CR LF", request("GET\r\nx: y", "/")),
-            ("no method at all", request("", "/")),
-            ("CONNECT", block(&[(":method", "CONNECT"), (":authority", "a:1")])),
-            ("CONNECT with a path", request("CONNECT", "/")),
-            ("a protocol without CONNECT", [request("GET", "/"), block(&[(":protocol", "websocket")])].concat()),
-            ("a protocol that nobody knows", [request("CONNECT", "/"), block(&[(":protocol", "smtp")])].concat()),
-            ("a scheme that is none", pseudo("GET", "http\r\nx", "a", "/")),
-            ("a scheme with a path", pseudo("GET", "http://b/smuggled?", "a", "/")),
-            ("an authority with a user", pseudo("GET", "http", "u@a", "/")),
-            ("an authority with a path", pseudo("GET", "http", "a/smuggled", "/")),
-            ("an authority with CR LF", pseudo("GET", "http", "a\r\nx: y", "/")),
-            ("an authority with a blank", pseudo("GET", "http", "a b", "/")),
-            ("an empty authority", pseudo("GET", "http", "", "/")),
-            ("an expectation that nobody knows", with(&[("expect", "cake")])),
-        ];
-        for (what, block) in attacks {
+        for (what, block) in attacks() {
             let mut attacker = Attacker::connect(gateway.proxy_addr()).await;
             attacker.send(headers(1, true, block)).await;
             let fate = attacker.fate(1).await;
-            let refused = match fate {
-                Fate::Answered(status) => matches!(status, 400 | 405 | 417 | 501),
-                Fate::Reset(_) | Fate::Closed(_) => true,
-            };
-            assert!(refused, "{what}: {fate:?}");
+            assert!(is_refused(fate), "{what}: {fate:?}");
             let asked: Vec<String> = witness.requests().iter().map(|seen| seen.line()).collect();
             assert!(asked.is_empty(), "{what}: {fate:?}, and the upstream was asked for {asked:?}");
         }

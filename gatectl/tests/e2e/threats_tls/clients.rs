@@ -20,11 +20,11 @@ use tokio_rustls::{
 use super::pki::{Authority, Certificate};
 use crate::harness::{End, Gateway, Head, Wire, Witness, free_port, within};
 
-const PUBLIC: &str = "public.example";
-const SECRET: &str = "secret.example";
+pub const PUBLIC: &str = "public.example";
+pub const SECRET: &str = "secret.example";
 
 /// What is written at a time of a first flight.
-type Split = fn(&[u8]) -> Vec<Vec<u8>>;
+pub type Split = fn(&[u8]) -> Vec<Vec<u8>>;
 
 /// A gateway with TLS for two hosts.
 struct House {
@@ -65,21 +65,21 @@ impl House {
 }
 
 /// A client that speaks HTTP/1.1 inside.
-struct Tls(TlsStream<TcpStream>);
+pub struct Tls(TlsStream<TcpStream>);
 
 impl Tls {
-    async fn connect(addr: SocketAddr, config: Arc<ClientConfig>, name: &str) -> std::io::Result<Self> {
+    pub async fn connect(addr: SocketAddr, config: Arc<ClientConfig>, name: &str) -> std::io::Result<Self> {
         let tcp = TcpStream::connect(addr).await?;
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         within("a handshake", TlsConnector::from(config).connect(name, tcp)).await.map(Self)
     }
 
     /// Status and body of an answer; the body is what the upstream saw.
-    async fn get(&mut self, host: &str, fields: &str) -> (u16, String) {
+    pub async fn get(&mut self, host: &str, fields: &str) -> (u16, String) {
         self.try_get(host, fields).await.expect("an answer")
     }
 
-    async fn try_get(&mut self, host: &str, fields: &str) -> Option<(u16, String)> {
+    pub async fn try_get(&mut self, host: &str, fields: &str) -> Option<(u16, String)> {
         let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n{fields}\r\n");
         within("an answer", async {
             self.0.write_all(request.as_bytes()).await.ok()?;
@@ -103,8 +103,7 @@ impl Tls {
 }
 
 /// The first flight of a client, sent as `split` has it; the status of a request after that, or `None`.
-async fn shake_hands_in_pieces(house: &House, split: Split) -> Option<String> {
-    let (addr, config) = (house.addr, house.authority.client(None, "http/1.1"));
+pub async fn shake_hands_in_pieces(addr: SocketAddr, config: Arc<ClientConfig>, split: Split) -> Option<String> {
     let work = move || {
         let mut tls = ClientConnection::new(config, ServerName::try_from(PUBLIC).expect("a name")).expect("a client");
         let mut hello = Vec::new();
@@ -124,25 +123,31 @@ async fn shake_hands_in_pieces(house: &House, split: Split) -> Option<String> {
     within("a handshake in pieces", tokio::task::spawn_blocking(work)).await.expect("no panic")
 }
 
+/// A first flight in records of so many bytes.
 fn records(hello: &[u8], bytes: usize) -> Vec<Vec<u8>> {
     let length = |piece: &[u8]| u16::try_from(piece.len()).expect("a length").to_be_bytes();
     let record = |piece: &[u8]| [&[22, 3, 1][..], &length(piece), piece].concat();
     hello[5..].chunks(bytes).map(record).collect()
 }
 
-#[tokio::test]
-async fn a_hello_in_any_pieces_is_read_or_refused() {
-    let house = House::start(|_| String::new()).await;
-    let ways: [(&str, Split); 4] = [
+/// The ways to cut a first flight.
+pub fn pieces() -> [(&'static str, Split); 4] {
+    [
         ("segments of a byte", |hello| hello.chunks(1).map(<[u8]>::to_vec).collect()),
         ("records of a byte", |hello| records(hello, 1)),
         ("records of a byte in one segment", |hello| vec![records(hello, 1).concat()]),
         ("records of 7 bytes, in segments of 3", |hello| {
             records(hello, 7).concat().chunks(3).map(<[u8]>::to_vec).collect()
         }),
-    ];
-    for (what, split) in ways {
-        let answer = shake_hands_in_pieces(&house, split).await;
+    ]
+}
+
+#[tokio::test]
+async fn a_hello_in_any_pieces_is_read_or_refused() {
+    let house = House::start(|_| String::new()).await;
+    for (what, split) in pieces() {
+        let config = house.authority.client(None, "http/1.1");
+        let answer = shake_hands_in_pieces(house.addr, config, split).await;
         println!("{what}: {answer:?}");
         assert!(matches!(answer.as_deref(), None | Some("HTTP/1.1 200")), "{what}: {answer:?}");
         if what == "segments of a byte" {
@@ -153,16 +158,15 @@ async fn a_hello_in_any_pieces_is_read_or_refused() {
     house.gateway.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_hello_that_is_large_or_none_is_refused() {
-    let house = House::start(|_| String::new()).await;
+/// First flights that are too large, or none, and what is odd with them.
+pub fn hellos() -> [(&'static str, Vec<u8>); 8] {
     // Says how long it is, and is so.
     let hello = |length: usize| {
         let body = vec![0; length];
         let length = u32::try_from(length).expect("a length").to_be_bytes();
         [&[0; 5][..], &[1], &length[1..], &body].concat()
     };
-    for (what, bytes) in [
+    [
         ("17 KiB", records(&hello(17 << 10), 16_000).concat()),
         ("60 KiB in small records", records(&hello(60 << 10), 100).concat()),
         ("200 KiB", records(&hello(200 << 10), 16_000).concat()),
@@ -171,7 +175,13 @@ async fn a_hello_that_is_large_or_none_is_refused() {
         ("alerts", [21, 3, 1, 0, 2, 1, 0].repeat(10_000)),
         ("plain text", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec()),
         ("HTTP/2 in the clear", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn a_hello_that_is_large_or_none_is_refused() {
+    let house = House::start(|_| String::new()).await;
+    for (what, bytes) in hellos() {
         let answer = crate::harness::raw(house.addr, &bytes).await;
         assert!(answer.len() < 100 && !answer.starts_with(b"HTTP"), "{what}: {answer:?}");
         // Who is not told was not refused: something broke.

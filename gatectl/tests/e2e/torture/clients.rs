@@ -15,7 +15,7 @@ use crate::harness::{Client, Response, within};
 const PIPELINED: u64 = 8;
 
 /// Leaves the machine to the others for a moment.
-const PAUSE: Duration = Duration::from_millis(3);
+pub const PAUSE: Duration = Duration::from_millis(3);
 
 /// A set of clients of one proxy.
 pub fn spawn(work: &mut JoinSet<()>, addr: SocketAddr, course: &Arc<Course>) {
@@ -38,11 +38,11 @@ pub fn spawn_visitors(work: &mut JoinSet<()>, listeners: Listeners, course: &Arc
 /// GET, POST and an answer of the gateway's own in turn, on one connection.
 async fn keep_alive(addr: SocketAddr, course: Arc<Course>, seed: u64) {
     let mut client = Client::connect(addr).await;
-    requests(&mut client, &course, seed).await;
+    requests(&mut client, "a", &course, seed).await;
 }
 
 /// Until the end, or until something is wrong.
-async fn requests(client: &mut Client, course: &Course, seed: u64) {
+pub async fn requests(client: &mut Client, host: &str, course: &Course, seed: u64) {
     let mut floor = 0;
     for turn in seed.. {
         if course.is_over() {
@@ -50,9 +50,9 @@ async fn requests(client: &mut Client, course: &Course, seed: u64) {
         }
         floor = course.served().max(floor);
         let seen = match turn % 3 {
-            0 => get(client, course, turn, floor).await,
-            1 => post(client, course, turn, floor).await,
-            _ => local(client, course, floor).await,
+            0 => get(client, host, course, turn, floor).await,
+            1 => post(client, host, course, turn, floor).await,
+            _ => local(client, host, course, floor).await,
         };
         match seen {
             Some(number) => floor = number,
@@ -62,17 +62,17 @@ async fn requests(client: &mut Client, course: &Course, seed: u64) {
     }
 }
 
-async fn get(client: &mut Client, course: &Course, turn: u64, floor: u64) -> Option<u64> {
-    let request = format!("GET /service/echo/{turn} HTTP/1.1\r\nHost: a\r\n\r\n");
+async fn get(client: &mut Client, host: &str, course: &Course, turn: u64, floor: u64) -> Option<u64> {
+    let request = format!("GET /service/echo/{turn} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     client.send(request.as_bytes()).await;
     let answer = answer(client).await;
     course.judge("GETs", answer.as_ref(), floor, |number| told_of_echo("GET", turn, number, Digest::default()))
 }
 
-async fn post(client: &mut Client, course: &Course, turn: u64, floor: u64) -> Option<u64> {
+async fn post(client: &mut Client, host: &str, course: &Course, turn: u64, floor: u64) -> Option<u64> {
     let length = usize::try_from(turn * 997 % 40_000).expect("small");
     let body: Vec<u8> = format!("{turn},").bytes().cycle().take(length).collect();
-    let head = format!("POST /service/echo/{turn} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!("POST /service/echo/{turn} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
     client.send(&[head.as_bytes(), &body].concat()).await;
     let mut digest = Digest::default();
     digest.add(&body);
@@ -80,14 +80,14 @@ async fn post(client: &mut Client, course: &Course, turn: u64, floor: u64) -> Op
     course.judge("POSTs", answer.as_ref(), floor, |number| told_of_echo("POST", turn, number, digest))
 }
 
-async fn local(client: &mut Client, course: &Course, floor: u64) -> Option<u64> {
-    client.send(b"GET /local HTTP/1.1\r\nHost: a\r\n\r\n").await;
+async fn local(client: &mut Client, host: &str, course: &Course, floor: u64) -> Option<u64> {
+    client.send(format!("GET /local HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
     let answer = answer(client).await;
     course.judge("answers by a plugin", answer.as_ref(), floor, |number| format!("said by {number}"))
 }
 
 /// Even configurations have a more exact route for these, which strips more of the path.
-fn told_of_echo(method: &str, turn: u64, number: u64, body: Digest) -> String {
+pub fn told_of_echo(method: &str, turn: u64, number: u64, body: Digest) -> String {
     let path = if number.is_multiple_of(2) { format!("/{turn}") } else { format!("/echo/{turn}") };
     told(method, &path, number, body)
 }
@@ -132,7 +132,7 @@ async fn newcomers(addr: SocketAddr, course: Arc<Course>) {
         match TcpStream::connect(addr).await {
             Ok(stream) => {
                 course.count("new connections");
-                let _ = get(&mut Client::over(stream), &course, 7, floor).await;
+                let _ = get(&mut Client::over(stream), "a", &course, 7, floor).await;
             }
             Err(error) => course.fault(format!("a new connection: {error}")),
         }
@@ -178,7 +178,7 @@ async fn stay(addr: SocketAddr, course: Arc<Course>) {
     };
     let mut client = within("a connection to a listener that comes and goes", client).await;
     course.count("connections that outlive their listener");
-    requests(&mut client, &course, 0).await;
+    requests(&mut client, "a", &course, 0).await;
 }
 
 async fn answer(client: &mut Client) -> Option<Response> {

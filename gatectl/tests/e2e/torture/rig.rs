@@ -51,7 +51,11 @@ impl Rig {
 
     async fn start_proxy(&mut self, index: usize, shape: &Shape) {
         let (admin, own) = (local(), local());
-        let listen = shape.listeners.map_or(own, |listeners| listeners.steady);
+        let listen = match (shape.listeners, &shape.secure) {
+            (Some(listeners), _) => listeners.steady,
+            (None, Some(secure)) => secure.plain,
+            (None, None) => own,
+        };
         let (name, data) = (format!("proxy-{index}"), format!("data-{index}"));
         let flags = [
             ["--control-plane", &self.url],

@@ -17,7 +17,7 @@ use super::{
 use crate::harness::{Client, Head, header, within};
 
 /// Of the short ones.
-const PIECES: u64 = 25;
+pub const PIECES: u64 = 25;
 
 /// Streams of one proxy.
 pub fn spawn(work: &mut JoinSet<()>, addr: SocketAddr, course: &Arc<Course>, total: Duration) {
@@ -37,7 +37,7 @@ pub fn spawn(work: &mut JoinSet<()>, addr: SocketAddr, course: &Arc<Course>, tot
     }
 }
 
-async fn again_and_again(course: Arc<Course>, stream: impl AsyncFn() -> Result<(), String>) {
+pub async fn again_and_again(course: Arc<Course>, stream: impl AsyncFn() -> Result<(), String>) {
     while !course.is_over() {
         if let Err(fault) = stream().await {
             course.fault(fault);

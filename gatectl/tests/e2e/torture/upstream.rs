@@ -3,8 +3,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
     time::sleep,
@@ -26,7 +28,15 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// One that speaks HTTP/1.1.
     pub async fn start() -> Self {
+        Self::serving(serve).await
+    }
+
+    /// One whose connections are served so.
+    pub async fn serving<F: Future<Output = ()> + Send + 'static>(
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let addr = listener.local_addr().expect("an address");
         let accepting = tokio::spawn(async move {
@@ -68,11 +78,16 @@ impl Digest {
             self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
+
+    /// What is said of a request that was `seen` so, with this body.
+    pub fn told(self, method: &str, seen: &str) -> String {
+        format!("{method} {seen}, {} bytes, {:x}", self.bytes, self.hash)
+    }
 }
 
 /// What an upstream says that it has seen.
 pub fn told(method: &str, path: &str, number: u64, body: Digest) -> String {
-    format!("{method} /by-{number}{path} asked by {number}, {} bytes, {:x}", body.bytes, body.hash)
+    body.told(method, &format!("/by-{number}{path} asked by {number}"))
 }
 
 /// A piece of a stream, different from every other.
@@ -81,7 +96,13 @@ pub fn piece(seed: u64, index: u64) -> Vec<u8> {
     line.bytes().cycle().take(PIECE_BYTES).collect()
 }
 
-async fn serve(mut stream: TcpStream) {
+/// With TLS or without.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// Serves a connection that speaks HTTP/1.1.
+pub async fn serve(mut stream: impl Connection) {
     let mut buffer = Vec::new();
     loop {
         let head = loop {
@@ -98,13 +119,14 @@ async fn serve(mut stream: TcpStream) {
         // "/by-N/download/200": what the path has beyond the number says what to do.
         let action: Vec<&str> = target.split('/').skip(2).collect();
         if header(&head.headers, "upgrade").is_some() {
-            return give_back(stream, buffer, format!("{target} asked by {asked_by}")).await;
+            let proof = proof(header(&head.headers, "sec-websocket-key").unwrap_or_default());
+            return give_back(stream, buffer, &format!("{target} asked by {asked_by}"), &proof).await;
         }
         let Some(body) = read_body(&mut stream, &mut buffer, &head).await else { return };
         let sent = match action[..] {
             ["download", pieces] => download(&mut stream, pieces.parse().expect("a number")).await,
             _ => {
-                let text = format!("{method} {target} asked by {asked_by}, {} bytes, {:x}", body.bytes, body.hash);
+                let text = body.told(method, &format!("{target} asked by {asked_by}"));
                 let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
                 stream.write_all(answer.as_bytes()).await
             }
@@ -115,7 +137,7 @@ async fn serve(mut stream: TcpStream) {
     }
 }
 
-async fn download(stream: &mut TcpStream, pieces: u64) -> std::io::Result<()> {
+async fn download(stream: &mut impl Connection, pieces: u64) -> std::io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
     for index in 0..pieces {
         let chunk = [format!("{PIECE_BYTES:x}\r\n").as_bytes(), &piece(pieces, index), b"\r\n"].concat();
@@ -125,9 +147,16 @@ async fn download(stream: &mut TcpStream, pieces: u64) -> std::io::Result<()> {
     stream.write_all(b"0\r\n\r\n").await
 }
 
-async fn give_back(mut stream: TcpStream, mut buffer: Vec<u8>, seen: String) {
+/// What shows that a WebSocket's key was read (RFC 6455 section 4.2.2).
+fn proof(key: &str) -> String {
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
+    STANDARD.encode(hash)
+}
+
+async fn give_back(mut stream: impl Connection, mut buffer: Vec<u8>, seen: &str, proof: &str) {
     let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Seen: {seen}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {proof}\r\nX-Seen: {seen}\r\n\r\n"
     );
     if stream.write_all(answer.as_bytes()).await.is_err() {
         return;
@@ -138,12 +167,13 @@ async fn give_back(mut stream: TcpStream, mut buffer: Vec<u8>, seen: String) {
         }
         buffer.clear();
         if more(&mut stream, &mut buffer).await == 0 {
-            return;
+            // With TLS whoever only closes the connection has cut it.
+            return drop(stream.shutdown().await);
         }
     }
 }
 
-async fn read_body(stream: &mut TcpStream, buffer: &mut Vec<u8>, head: &Head) -> Option<Digest> {
+async fn read_body(stream: &mut impl Connection, buffer: &mut Vec<u8>, head: &Head) -> Option<Digest> {
     let mut digest = Digest::default();
     if header(&head.headers, "transfer-encoding").is_some() {
         let (body, bytes) = loop {
@@ -170,7 +200,7 @@ async fn read_body(stream: &mut TcpStream, buffer: &mut Vec<u8>, head: &Head) ->
     Some(digest)
 }
 
-async fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> usize {
+async fn more(stream: &mut impl Connection, buffer: &mut Vec<u8>) -> usize {
     let mut part = [0; 16 << 10];
     let length = stream.read(&mut part).await.unwrap_or_default();
     buffer.extend_from_slice(&part[..length]);

@@ -3,8 +3,10 @@
 use std::{
     fmt::Write as _,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
+use super::secure::Secure;
 use crate::harness::free_port;
 
 /// Routes that have nothing to do with the traffic, some of them new at each apply.
@@ -15,6 +17,7 @@ const BYSTANDERS: u64 = 60;
 pub struct Shape {
     pub upstreams: [SocketAddr; 2],
     pub listeners: Option<Listeners>,
+    pub secure: Option<Arc<Secure>>,
 }
 
 /// Addresses of listeners. One is always there, under changing names; the others come and go.
@@ -49,7 +52,10 @@ impl Shape {
     pub fn manifest(&self, number: u64) -> String {
         let mut yaml = String::new();
         self.listeners(number, &mut yaml);
-        self.backends(number, &mut yaml);
+        match &self.secure {
+            None => self.backends(number, &mut yaml),
+            Some(secure) => secure.write(number, self.upstreams, &mut yaml),
+        }
         plugins(number, &mut yaml);
         self.routes(number, &mut yaml);
         yaml
@@ -86,18 +92,30 @@ impl Shape {
             0 => "service".to_owned(),
             odd => format!("[{{name: service, weight: {}}}, {{name: canary, weight: 10}}]", odd * 40),
         };
+        // Under whatever names the listeners have, a connection that came in by one is one of it.
+        let bound = match self.secure {
+            Some(_) => format!("listeners: [{}], ", Secure::listeners(number).join(", ")),
+            None => String::new(),
+        };
         let _ = write!(
             yaml,
             "routes:
-- {{name: service, path: /service, backend: {targets}, plugins: [mark-request, mark-answer]}}
-- {{name: local, path: /local, backend: service, plugins: [say]}}
+- {{name: service, {bound}path: /service, backend: {targets}, plugins: [mark-request, mark-answer]}}
+- {{name: local, {bound}path: /local, backend: service, plugins: [say]}}
 "
         );
+        if self.secure.is_some() {
+            let _ = writeln!(
+                yaml,
+                "- {{name: calls, {bound}path: /torture.Echo, strip_prefix: false, backend: {targets}, \
+                 plugins: [mark-request, mark-answer]}}"
+            );
+        }
         // A more exact match for some of the same requests comes and goes.
         if number.is_multiple_of(2) {
             let _ = writeln!(
                 yaml,
-                "- {{name: special, path: /service/echo, backend: canary, strip_prefix: true, \
+                "- {{name: special, {bound}path: /service/echo, backend: canary, strip_prefix: true, \
                  plugins: [mark-request, mark-answer, rewrite-mark]}}"
             );
         }
