@@ -5,6 +5,7 @@ use std::{
     cell::RefCell,
     future::{Future, poll_fn},
     io,
+    net::IpAddr,
     pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -50,8 +51,6 @@ pub struct Client<'a> {
     pub output: Sink<'a>,
     /// Who it is.
     pub peer: &'a Peer,
-    /// The listener it came in by.
-    pub listener: &'a ListenerState,
     /// The connection's one timer.
     pub timer: &'a mut Timer,
     /// Whether it takes what it gets.
@@ -160,22 +159,20 @@ fn within_bounds(
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listener: Rc<ListenerState>) {
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: IpAddr, listener: Rc<ListenerState>) {
     let _registered: Registered = poll_fn(|cx| Poll::Ready(worker.register(cx.waker()))).await;
     let mut timer = Timer::default();
-    let mut stream = match listener.tls() {
-        None => Stream::from(stream),
-        Some(server) => match Box::pin(shake_hands(&worker, stream, &server, &mut timer)).await {
+    let (mut stream, tls) = match listener.tls() {
+        None => (Stream::from(tcp), None),
+        Some(server) => match Box::pin(shake_hands(&worker, tcp, &server, &mut timer)).await {
             None => return,
-            Some((stream, accepted)) => {
-                peer.tls = Some(accepted);
-                stream
-            }
+            Some((stream, accepted)) => (stream, Some(accepted)),
         },
     };
+    let peer = Rc::new(Peer::new(address, listener, tls));
     let mut life = Life::begin(&worker.shared.policy);
     if stream.agreed_on(b"h2") {
-        return serve_http2(&worker, stream, peer, listener, &mut timer, life).await;
+        return serve_http2(&worker, stream, peer, &mut timer, life).await;
     }
     let policy = &worker.shared.policy;
     let patience = match worker.draining() {
@@ -185,12 +182,12 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut peer: Peer, listen
     let mut awaited = await_request(&worker, &stream, &peer, &mut timer, true, patience).await;
     while let Awaited::Request = awaited {
         // In a box, as long as there is something to do: what serving requests takes is large.
-        let busy = Box::pin(serve_while_busy(&worker, &mut stream, &peer, &listener, &mut timer, &mut life));
+        let busy = Box::pin(serve_while_busy(&worker, &mut stream, &peer, &mut timer, &mut life));
         match busy.await {
             Next::After(After::KeepAlive) => stream.shrink(),
             Next::After(After::Close) => return,
             Next::After(After::Abort) => return stream.reset_on_close(),
-            Next::Http2 => return serve_http2(&worker, stream, peer, listener, &mut timer, life).await,
+            Next::Http2 => return serve_http2(&worker, stream, peer, &mut timer, life).await,
         }
         let rest = policy.keep_alive_timeout.saturating_sub(BUSY_TIME);
         awaited = await_request(&worker, &stream, &peer, &mut timer, false, rest).await;
@@ -205,14 +202,13 @@ async fn serve_while_busy(
     worker: &Worker,
     stream: &mut Stream,
     peer: &Peer,
-    listener: &ListenerState,
     timer: &mut Timer,
     life: &mut Life,
 ) -> Next {
     let patience = BUSY_TIME.min(worker.shared.policy.keep_alive_timeout);
     loop {
         let mut scratch = worker.lend();
-        let next = serve_requests(worker, stream, &mut scratch, peer, listener, timer, life).await;
+        let next = serve_requests(worker, stream, &mut scratch, peer, timer, life).await;
         life.fresh = false;
         match next {
             Next::After(After::Close) => linger(stream, &mut scratch, timer).await,
@@ -233,16 +229,9 @@ async fn serve_while_busy(
 }
 
 /// Gives the connection to HTTP/2, to its end.
-async fn serve_http2(
-    worker: &Rc<Worker>,
-    stream: Stream,
-    peer: Peer,
-    listener: Rc<ListenerState>,
-    timer: &mut Timer,
-    life: Life,
-) {
+async fn serve_http2(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &mut Timer, life: Life) {
     // In a box: who speaks HTTP/1.1 does not pay for its size.
-    Box::pin(http2::server::serve(worker, stream, Rc::new(peer), &listener, timer, life)).await;
+    Box::pin(http2::server::serve(worker, stream, peer, timer, life)).await;
 }
 
 /// Begins TLS; `None` if that failed, which the client was told.
@@ -274,17 +263,20 @@ async fn await_request(
     fresh: bool,
     patience: Duration,
 ) -> Awaited {
-    let readable = poll_fn(|cx| match stream.poll_readable(cx, fresh) {
-        Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
-        Poll::Pending if worker.draining() && !fresh => Poll::Ready(stream.has_bytes()),
-        Poll::Pending if peer.is_outdated() => Poll::Ready(false),
-        Poll::Pending => Poll::Pending,
-    });
-    match timer.within(patience, readable).await {
-        Ok(true) => Awaited::Request,
-        Ok(false) => Awaited::End,
-        Err(_) => Awaited::Nothing,
-    }
+    let mut deadline = None;
+    poll_fn(|cx| match stream.poll_readable(cx, fresh) {
+        Poll::Ready(Ok(())) => Poll::Ready(Awaited::Request),
+        Poll::Ready(Err(_)) => Poll::Ready(Awaited::End),
+        Poll::Pending if worker.draining() && !fresh => {
+            Poll::Ready(if stream.has_bytes() { Awaited::Request } else { Awaited::End })
+        }
+        Poll::Pending if peer.is_outdated() => Poll::Ready(Awaited::End),
+        Poll::Pending => {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
+            timer.poll_expired(deadline, cx).map(|()| Awaited::Nothing)
+        }
+    })
+    .await
 }
 
 /// Serves what the client has sent, one request after another.
@@ -293,7 +285,6 @@ async fn serve_requests(
     stream: &mut Stream,
     scratch: &mut Scratch,
     peer: &Peer,
-    listener: &ListenerState,
     timer: &mut Timer,
     life: &mut Life,
 ) -> Next {
@@ -302,7 +293,7 @@ async fn serve_requests(
     let pressure = Pressure::default();
     let (input, output) = stream.split(client_in, client_out, &pressure);
     let (input, output) = (Source::http1(input), Sink::Http1(output));
-    let mut client = Client { input, output, peer, listener, timer, pressure: &pressure, stream: None };
+    let mut client = Client { input, output, peer, timer, pressure: &pressure, stream: None };
     let policy = &worker.shared.policy;
     let head_timeout = policy.head_timeout;
     loop {

@@ -20,7 +20,7 @@ use crate::{
     error::ProxyError,
     http1::write,
     tls,
-    worker::{Peer, Shared, Worker},
+    worker::{Shared, Worker},
 };
 
 /// Connections that the kernel keeps until they are accepted.
@@ -185,11 +185,11 @@ fn begin(
     // Without it a small answer may wait for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let worker = Rc::clone(worker);
+    let address = address.ip();
+    // What is moved, into the task or within it, has its place twice, in every idle connection too.
     tokio::task::spawn_local(async move {
-        let _counted = counted;
-        // Made here: a future that is handed in has its place twice.
-        let peer = Peer::new(address.ip(), Rc::clone(&state));
-        client::serve(worker, stream, peer, state).await;
+        client::serve(worker, stream, address, state).await;
+        drop(counted);
     });
 }
 

@@ -170,8 +170,8 @@ async fn handle(
         }
         let path = canonical::without_parameters(&x.target.path);
         // As this snapshot calls it; or, if it has it no longer, as it was called last.
-        let known = snapshot.listener_at(x.client.listener.address());
-        let last = known.is_none().then(|| x.client.listener.name());
+        let known = snapshot.listener_at(x.client.peer.listener.address());
+        let last = known.is_none().then(|| x.client.peer.listener.name());
         let view = RequestView {
             listener: known.or(last.as_deref()).unwrap_or_default(),
             method: &x.request.method,

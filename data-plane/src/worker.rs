@@ -361,15 +361,15 @@ pub struct Peer {
     /// What its handshake has told; `None` if it speaks in the clear.
     pub tls: Option<tls::Accepted>,
     /// Where it came in.
-    listener: Rc<ListenerState>,
+    pub listener: Rc<ListenerState>,
 }
 
 impl Peer {
     /// Of a connection from that address.
     #[must_use]
-    pub fn new(address: IpAddr, listener: Rc<ListenerState>) -> Self {
+    pub fn new(address: IpAddr, listener: Rc<ListenerState>, tls: Option<tls::Accepted>) -> Self {
         let address = address.to_canonical();
-        Self { address, text: address.to_string(), tls: None, listener }
+        Self { address, text: address.to_string(), tls, listener }
     }
 
     /// Whether its listener asks clients for other certificates by now than it was asked for, so that nobody knows

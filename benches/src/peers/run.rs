@@ -191,8 +191,14 @@ impl Bench {
         for &load in self.plan.loads.iter().filter(|load| load.is_idle()) {
             for installed in installed.iter().filter(|installed| load.is_for(installed.kind)) {
                 let kind = installed.kind;
+                // Some have a table for as many connections as they are told of, which is a part of what those cost.
+                let bare = Setting { idle_connections: 0, ..self.setting.clone() };
+                let proxy = Proxy::start(installed, &bare).await?;
+                sleep(IDLE_SETTLES).await;
+                let without = proxy.process.proportional_memory()?;
+                drop(proxy);
                 let proxy = Proxy::start(installed, &self.setting).await?;
-                let sample = self.measure_idle(&proxy, load).await.with_context(|| whose(kind, load))?;
+                let sample = self.measure_idle(&proxy, load, without).await.with_context(|| whose(kind, load))?;
                 eprintln!("{:<10}  {}", "once", told(kind, load, &sample));
                 samples.entry((kind, load)).or_default().push(sample);
             }
@@ -254,8 +260,7 @@ impl Bench {
         })
     }
 
-    async fn measure_idle(&self, proxy: &Proxy, load: Load) -> anyhow::Result<Sample> {
-        let without = proxy.process.proportional_memory()?;
+    async fn measure_idle(&self, proxy: &Proxy, load: Load, without: u64) -> anyhow::Result<Sample> {
         let mut generator = self
             .generator(proxy, load, self.plan.idle_connections as u64)
             .stdin(Stdio::piped())

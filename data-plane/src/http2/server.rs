@@ -31,7 +31,6 @@ use crate::{
         head::{HeadError, RequestHead},
     },
     limit::Limit,
-    listener::ListenerState,
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
@@ -89,14 +88,7 @@ struct Shared {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(
-    worker: &Rc<Worker>,
-    stream: Stream,
-    peer: Rc<Peer>,
-    listener: &Rc<ListenerState>,
-    timer: &mut Timer,
-    mut life: Life,
-) {
+pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &mut Timer, mut life: Life) {
     let policy = &worker.shared.policy;
     let _load = worker.crew.load(worker.index, HTTP2_LOAD - 1);
     let mut builder = Builder::new();
@@ -192,8 +184,8 @@ pub async fn serve(
             worker.give_back(scratch);
             continue;
         }
-        let (peer, listener) = (Rc::clone(&peer), Rc::clone(listener));
-        serve_soon(worker, Accepted { open, peer, listener, scratch, read, body, respond });
+        let peer = Rc::clone(&peer);
+        serve_soon(worker, Accepted { open, peer, scratch, read, body, respond });
     }
 }
 
@@ -202,7 +194,6 @@ pub async fn serve(
 struct Accepted {
     open: Open,
     peer: Rc<Peer>,
-    listener: Rc<ListenerState>,
     scratch: Box<Scratch>,
     /// What came of reading the head.
     read: Result<(), HeadError>,
@@ -320,7 +311,7 @@ fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
 
 /// Serves one request, whose head was read.
 async fn serve_stream(accepted: Accepted) {
-    let Accepted { open, peer, listener, mut scratch, read, body, respond } = accepted;
+    let Accepted { open, peer, mut scratch, read, body, respond } = accepted;
     let worker = Rc::clone(&open.worker);
     let length = match scratch.request.framing {
         Framing::Length(length) => Some(length),
@@ -332,7 +323,6 @@ async fn serve_stream(accepted: Accepted) {
         input: Source::Http2(Receiver::request(body, length)),
         output: Sink::Http2(Sender::new(&outgoing, &pressure)),
         peer: &peer,
-        listener: &listener,
         timer: &mut scratch.timer,
         pressure: &pressure,
         stream: Some(&outgoing),
