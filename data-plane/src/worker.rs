@@ -315,19 +315,8 @@ impl Worker {
     pub async fn tick(self: Rc<Self>) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let spare = self.upstreams.spare();
-        let mut asked = std::pin::pin!(spare.notified());
         for tick in 0_u32.. {
-            let now = loop {
-                tokio::select! {
-                    now = interval.tick() => break now,
-                    () = &mut asked => {
-                        // First, so that whoever asks meanwhile is heard.
-                        asked.set(spare.notified());
-                        self.upstreams.give_up_spare(Instant::now());
-                    }
-                }
-            };
+            let now = interval.tick().await;
             if let Some(log) = &self.log {
                 log.flush();
             }

@@ -12,10 +12,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    After, Exchange, Record, admit_connection,
+    After, Exchange, Record, admit_connection, begun,
     downlink::{Down, Downlink},
     flow::{Flow, UploadState},
-    reply,
+    reply, turn_due,
     uplink::{Stop, Upload, uplink},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     stream::Pressure,
     target::Target,
     timer::Timer,
-    upstream::{Connection, EndpointState, Link, Retrying, Turn},
+    upstream::{Connection, EndpointState, Link, Need, Retrying, Turn},
     worker::Peer,
 };
 
@@ -107,23 +107,26 @@ pub async fn attempt(
 ) -> Result<After, Failure> {
     let timeouts = plan.timeouts;
     // A WebSocket is a stream like others on a connection that can only be HTTP/2's.
-    let fresh = fresh || (plan.upgrade && endpoint.protocol != Protocol::H2);
-    let pooled = if fresh { None } else { pool.reuse(record.started) };
-    let turn = match pooled {
-        Some(connection) => Turn::Pooled(connection),
-        None if retrying.backend.limits.is_none() => Turn::New(None),
-        None => {
-            let (group, reusable) = (&retrying.view.group, !fresh);
+    let need = match (plan.upgrade && endpoint.protocol != Protocol::H2, fresh) {
+        (true, _) => Need::Upgrade,
+        (false, true) => Need::Fresh,
+        (false, false) => Need::Any,
+    };
+    let begun = begun(x, upload, record);
+    let pooled = if need == Need::Any { pool.reuse(record.started) } else { None };
+    let turn = match (pooled, retrying.backend.limits) {
+        (Some(connection), _) => Turn::Pooled(connection),
+        (None, None) => Turn::New(None),
+        (None, Some(limits)) => {
+            let due = turn_due(begun, plan, limits);
             // In a box: who has no limits does not pay for its size.
-            Box::pin(admit_connection(x, record, plan, group, pool, reusable)).await?
+            Box::pin(admit_connection(x, due, plan, limits, &retrying.view.group, pool, need)).await?
         }
     };
     // Dropped from last to first: a connection is closed before another may take its place.
     let Connection { slot, mut link, address, reused } = match turn {
         Turn::Pooled(connection) => connection,
         Turn::New(slot) => {
-            // Until a body is sent the total time does not run.
-            let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
             let due = Instant::now() + timeouts.connect;
             let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
             let due = plan.ends.map_or(due, |ends| due.min(ends));
