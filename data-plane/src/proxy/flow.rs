@@ -194,10 +194,13 @@ impl Flow {
             match &polled {
                 Poll::Pending if self.sending.is_waiting() => {}
                 Poll::Pending => self.sending.begin(Instant::now()),
-                Poll::Ready(filled) if self.sending.is_waiting() => {
-                    self.sending.end(Instant::now(), filled.as_ref().map_or(0, |bytes| *bytes as u64));
+                Poll::Ready(filled) => {
+                    let bytes = filled.as_ref().map_or(0, |bytes| *bytes as u64);
+                    match self.sending.is_waiting() {
+                        true => self.sending.end(Instant::now(), bytes),
+                        false => self.sending.earn(bytes),
+                    }
                 }
-                Poll::Ready(_) => {}
             }
             polled
         })
