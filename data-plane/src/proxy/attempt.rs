@@ -23,7 +23,7 @@ use crate::{
     error::ProxyError,
     forward::{self, Forwarded, Identity},
     grpc,
-    http1::{Framing, write},
+    http1::{Framing, Version, write},
     http2::{self, Outgoing, Receiver, Sender},
     limit::Limit,
     resolve::ConnectError,
@@ -147,8 +147,13 @@ pub async fn attempt(
     x.upstream_out.clear();
     let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
+    // A call says that it is one in every way that it must.
+    let messages = !bodyless
+        && x.request.version == Version::Http2
+        && x.request.wants_trailers
+        && grpc::is_call(&x.request.fields);
     let flow = Flow::begin(timeouts, record.started, try_started, !bodyless)
-        .with_client(&x.worker.shared.policy, !bodyless && grpc::is_call(&x.request.fields))
+        .with_client(&x.worker.shared.policy, messages)
         .ending(plan.ends);
     if let Some(ends) = plan.ends {
         let left = ends.saturating_duration_since(Instant::now());
