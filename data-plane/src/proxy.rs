@@ -169,9 +169,10 @@ async fn handle(
             return Err(ProxyError::NotReady);
         }
         let path = canonical::without_parameters(&x.target.path);
-        // As this snapshot calls it; or, if it has it no longer, as it was called last.
+        // As this snapshot calls it; or, if it has it no longer, as it was called last, unless another has that name now.
         let known = snapshot.listener_at(x.client.peer.listener.address());
         let last = known.is_none().then(|| x.client.peer.listener.name());
+        let last = last.filter(|name| !snapshot.has_listener(name));
         let view = RequestView {
             listener: known.or(last.as_deref()).unwrap_or_default(),
             method: &x.request.method,

@@ -100,7 +100,7 @@ async fn connections_are_used_again_when_more_requests_come_than_there_may_be_co
 
 /// Many clients of so many workers, whose backend has so many endpoints and may have so many connections. Returns how many
 /// it had at a time, how many in all, and requests.
-async fn crowd(workers: usize, endpoints: usize, limit: usize) -> (usize, usize, usize) {
+async fn crowd(workers: u16, endpoints: usize, limit: usize) -> (usize, usize, usize) {
     const CLIENTS: usize = 24;
     const REQUESTS: usize = 40;
     let (eye, most) = (Eye::default(), Arc::new(Mutex::new(0)));
@@ -252,6 +252,7 @@ async fn an_upgrade_takes_the_place_of_an_idle_connection_and_waits_for_that_of_
     let get = || tokio::spawn(async move { Client::connect(addr).await.get("/").await.status });
     let first = get();
     let mut idle = listener.accept().await.expect("accepts").0;
+    let _ = idle.read(&mut [0; 4096]).await.expect("a request");
     idle.write_all(&answer("here")).await.expect("writes");
     assert_eq!(first.await.expect("no panic"), 200);
     let ask = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\

@@ -263,7 +263,9 @@ async fn a_body_that_trickles_is_cut_and_messages_that_trickle_are_not() {
     let addr = gateway.proxy_addr();
     let http1 = async {
         let mut client = Wire::connect(addr).await;
-        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n").await;
+        // A call of gRPC is never one of HTTP/1.1.
+        let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\ncontent-length: 900\r\n\r\n";
+        client.send(head).await;
         while client.is_quiet().await {
             client.send("x").await;
             tokio::time::sleep(TRICKLE).await;
