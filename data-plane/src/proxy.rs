@@ -231,7 +231,7 @@ async fn send(
     let view = state.view(backend, upstreams);
     state.touch(record.started);
     state.budget.deposit(backend.retry_budget, record.started);
-    let _permit = match backend.limits.and_then(|limits| limits.requests.map(|most| (limits, most))) {
+    let permit = match backend.limits.and_then(|limits| limits.requests.map(|most| (limits, most))) {
         Some((limits, most)) => Some(admit(x, upload, record, plan, &view.group, limits, most).await?),
         None => None,
     };
@@ -253,7 +253,7 @@ async fn send(
         }
         // What was under way there before is over.
         record.call = Some(call);
-        let _in_flight = pool.begin(record.started);
+        let in_flight = pool.begin(record.started);
         let retrying = Retrying {
             retry: &plan.rule.retry,
             backend,
@@ -267,7 +267,12 @@ async fn send(
             asked: Cell::default(),
         };
         let failure = match attempt::attempt(x, upload, record, plan, endpoint, &pool, fresh, &retrying).await {
-            Ok(after) => return Ok(after),
+            Ok(Some(after)) => return Ok(after),
+            Ok(None) => {
+                // The upstream is done, and so are its limits.
+                drop((permit, in_flight));
+                return Ok(reply::drain(x.client).await);
+            }
             Err(failure) => failure,
         };
         if let (Failure::Error(error), Some(call), 0) = (failure, &record.call, record.status)

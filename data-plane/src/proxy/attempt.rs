@@ -15,7 +15,7 @@ use super::{
     After, Exchange, Record, admit_connection, begun,
     downlink::{Down, Downlink},
     flow::{Flow, UploadState},
-    reply, turn_due,
+    turn_due,
     uplink::{Stop, Upload, uplink},
 };
 use crate::{
@@ -93,7 +93,7 @@ impl From<ProxyError> for Failure {
     }
 }
 
-/// Sends the request to an endpoint and its answer to the client.
+/// Sends the request to an endpoint and its answer to the client. `None` if all is well but for what is left of the request.
 #[allow(clippy::too_many_arguments, reason = "each is a different thing, and there is one caller")]
 pub async fn attempt(
     x: &mut Exchange<'_, '_>,
@@ -104,7 +104,7 @@ pub async fn attempt(
     pool: &Rc<EndpointState>,
     fresh: bool,
     retrying: &Retrying<'_>,
-) -> Result<After, Failure> {
+) -> Result<Option<After>, Failure> {
     let timeouts = plan.timeouts;
     // A WebSocket is a stream like others on a connection that can only be HTTP/2's.
     let need = match (plan.upgrade && endpoint.protocol != Protocol::H2, fresh) {
@@ -217,12 +217,12 @@ pub async fn attempt(
     let down = match outcome {
         Outcome::Down(down) => down,
         Outcome::Stop(Stop::ClientGone) => return Err(ProxyError::ClientGone.into()),
-        Outcome::Stop(Stop::TunnelDone) => return Ok(After::Close),
-        Outcome::Stop(Stop::TunnelBroken) => return Ok(After::Abort),
+        Outcome::Stop(Stop::TunnelDone) => return Ok(Some(After::Close)),
+        Outcome::Stop(Stop::TunnelBroken) => return Ok(Some(After::Abort)),
         Outcome::Stop(Stop::Refused(error)) => return Err(error.into()),
         Outcome::Expired if flow.tunnel.get() => {
             x.worker.count_limit(flow.takes_slowly().then_some(Limit::WriteRate));
-            return Ok(After::Abort);
+            return Ok(Some(After::Abort));
         }
         // These say nothing of the upstream.
         Outcome::Expired if flow.sends_slowly() => return Err(ProxyError::RequestBodySlow.into()),
@@ -250,15 +250,16 @@ pub async fn attempt(
                 pool.keep(slot, stream, address, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
-                UploadState::Done if keep_alive => Ok(After::KeepAlive),
-                UploadState::Done => Ok(After::Close),
+                UploadState::Done if keep_alive => Ok(Some(After::KeepAlive)),
                 // The answer came before the whole request: what is left of it must not be read as the next one.
-                _ if keep_alive => Ok(reply::drain(x.client).await),
-                _ => Ok(After::Close),
+                UploadState::AwaitingClient | UploadState::AwaitingUpstream | UploadState::Broken if keep_alive => {
+                    Ok(None)
+                }
+                _ => Ok(Some(After::Close)),
             }
         }
-        Down::TunnelDone => Ok(After::Close),
-        Down::TunnelBroken => Ok(After::Abort),
+        Down::TunnelDone => Ok(Some(After::Close)),
+        Down::TunnelBroken => Ok(Some(After::Abort)),
         Down::RetryStatus => Err(Failure::Status),
         // A stream that is given up by itself does not lie in a connection that was closed.
         Down::Closed { answered: false, unseen, error }

@@ -14,7 +14,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::harness::{Client, Dns, Gateway, Http2, Peer, Say, answer, answered, within};
+use crate::harness::{Client, Dns, Gateway, Http2, Peer, Say, Upstream, Wire, answer, answered, within};
 
 /// A service with an eye on its connections: every one that there ever was.
 #[derive(Clone, Default)]
@@ -271,6 +271,34 @@ async fn an_upgrade_takes_the_place_of_an_idle_connection_and_waits_for_that_of_
     assert!(waits.is_err(), "a second one is too many");
     drop((one, tunnel));
     within("its turn", listener.accept()).await.expect("accepts");
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_answered_holds_no_place_while_the_rest_of_it_is_awaited() {
+    let upstream = Upstream::start().await;
+    let manifest = format!(
+        "backends: [{{name: b, endpoints: [\"{}\"], \
+         limits: {{requests: 1, connections: 1, pending_timeout: 300ms}}}}]\n\
+         routes: [{{name: all, path: /, backend: b}}]\n",
+        upstream.url()
+    );
+    let builder = Gateway::builder().proxy_settings(|settings| settings.workers = Some(1));
+    let gateway = builder.manifest(&manifest).start().await;
+    let mut early = Wire::connect(gateway.proxy_addr()).await;
+    early.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\nhalf").await;
+    let mut wire = upstream.accept().await;
+    wire.until("half").await;
+    wire.send(answer("enough")).await;
+    early.until("enough").await;
+    let other = async { Client::connect(gateway.proxy_addr()).await.get("/").await.status };
+    let serve = async {
+        let mut wire = upstream.accept().await;
+        wire.until("\r\n\r\n").await;
+        wire.send(answer("here")).await;
+        wire
+    };
+    assert_eq!(tokio::join!(other, serve).0, 200);
     gateway.shutdown().await;
 }
 
