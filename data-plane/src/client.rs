@@ -175,11 +175,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: IpAddr, listener
         return serve_http2(&worker, stream, peer, &mut timer, life).await;
     }
     let policy = &worker.shared.policy;
-    let patience = match worker.draining() {
-        true => DRAIN_GRACE,
-        false => policy.head_timeout,
-    };
-    let mut awaited = await_request(&worker, &stream, &peer, &mut timer, true, patience).await;
+    let mut awaited = await_request(&worker, &stream, &peer, &mut timer, true, policy.head_timeout).await;
     while let Awaited::Request = awaited {
         // In a box, as long as there is something to do: what serving requests takes is large.
         let busy = Box::pin(serve_while_busy(&worker, &mut stream, &peer, &mut timer, &mut life));
@@ -272,8 +268,11 @@ async fn await_request(
         }
         Poll::Pending if peer.is_outdated() => Poll::Ready(Awaited::End),
         Poll::Pending => {
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
-            timer.poll_expired(deadline, cx).map(|()| Awaited::Nothing)
+            let due = deadline.get_or_insert_with(|| Instant::now() + patience);
+            if worker.draining() {
+                *due = (*due).min(Instant::now() + DRAIN_GRACE);
+            }
+            timer.poll_expired(*due, cx).map(|()| Awaited::Nothing)
         }
     })
     .await
