@@ -151,7 +151,10 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &
             (calmed, closing, idle_since) = (true, true, None);
             continue;
         }
-        closing |= shared.meter.has_ended();
+        if !closing && shared.meter.has_ended() {
+            // By the library's own word: from now on the client has its time to end it.
+            (closing, idle_since) = (true, None);
+        }
         let span = if closing { CLOSE_TIME } else { policy.keep_alive_timeout };
         let idle = shared.open.get() == 0
             && timer.poll_expired(*idle_since.get_or_insert_with(Instant::now) + span, cx).is_ready();
