@@ -323,8 +323,19 @@ impl Worker {
             if tick % TICKS_PER_SWEEP == 0 {
                 self.upstreams.sweep(now);
                 self.forget_series(now);
+                self.shrink();
             }
         }
+    }
+
+    /// Lets go of half of what is kept for more requests at a time than there are now.
+    fn shrink(&self) {
+        let mut scratch = self.scratch.borrow_mut();
+        let half = scratch.len() / 2;
+        scratch.truncate(half.max(1));
+        let mut servers = self.idle_servers.borrow_mut();
+        let half = servers.len() / 2;
+        servers.drain(..half).for_each(|server| server.end());
     }
 
     /// Forgets counters of routes that are gone; those of routes that are there stay, used or not.

@@ -209,21 +209,35 @@ struct Accepted {
 #[derive(Debug, Default)]
 pub struct Server {
     next: RefCell<Option<Accepted>>,
+    /// It is one too many.
+    ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Server {
-    fn poll_next(&self, cx: &Context<'_>) -> Poll<Accepted> {
-        if let Some(accepted) = self.next.borrow_mut().take() {
-            return Poll::Ready(accepted);
+    /// Ends the task, which has no stream.
+    pub fn end(&self) {
+        self.ended.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Accepted>> {
+        let next = self.next.borrow_mut().take();
+        if next.is_some() || self.ended.get() {
+            return Poll::Ready(next);
         }
         *self.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
     }
 
     async fn serve(self: Rc<Self>) {
-        loop {
-            let accepted = poll_fn(|cx| self.poll_next(cx)).await;
+        while let Some(accepted) = poll_fn(|cx| self.poll_next(cx)).await {
             let worker = Rc::clone(&accepted.open.worker);
             serve_stream(accepted).await;
             let mut idle = worker.idle_servers.borrow_mut();
@@ -243,8 +257,8 @@ fn serve_soon(worker: &Worker, accepted: Accepted) {
     *server.next.borrow_mut() = Some(accepted);
     if is_new {
         tokio::task::spawn_local(server.serve());
-    } else if let Some(waker) = server.waker.take() {
-        waker.wake();
+    } else {
+        server.wake();
     }
 }
 
