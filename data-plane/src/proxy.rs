@@ -50,6 +50,9 @@ use crate::{
 /// What one direction may carry before others have their turn.
 const BYTES_PER_TURN: usize = 1 << 20;
 
+/// What no listener is called: an empty name would be any.
+const NO_LISTENER: &str = "(gone)";
+
 /// What becomes of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
@@ -174,7 +177,7 @@ async fn handle(
         let last = known.is_none().then(|| x.client.peer.listener.name());
         let last = last.filter(|name| !snapshot.has_listener(name));
         let view = RequestView {
-            listener: known.or(last.as_deref()).unwrap_or_default(),
+            listener: known.or(last.as_deref()).unwrap_or(NO_LISTENER),
             method: &x.request.method,
             host: &x.target.host,
             path: &path,
