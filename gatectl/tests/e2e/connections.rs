@@ -266,11 +266,12 @@ async fn an_upgrade_takes_the_place_of_an_idle_connection_and_waits_for_that_of_
     let tunnel = within("a connection", listener.accept()).await.expect("accepts").0;
     let mut rest = Vec::new();
     within("the idle one's end", idle.read_to_end(&mut rest)).await.expect("an orderly end");
-    let _two = upgrade().await;
+    let two = upgrade().await;
     let waits = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
     assert!(waits.is_err(), "a second one is too many");
     drop((one, tunnel));
     within("its turn", listener.accept()).await.expect("accepts");
+    drop(two);
     gateway.shutdown().await;
 }
 
