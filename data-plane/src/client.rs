@@ -2,7 +2,7 @@
 //! begins so.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
     net::IpAddr,
@@ -55,8 +55,17 @@ pub struct Client<'a> {
     pub timer: &'a mut Timer,
     /// Whether it takes what it gets.
     pub pressure: &'a Pressure,
-    /// The stream of the request, if it came by HTTP/2: tells whether the client has given it up.
-    pub stream: Option<&'a RefCell<Outgoing>>,
+    /// The stream of the request, if it came by HTTP/2.
+    pub stream: Option<ClientStream<'a>>,
+}
+
+/// A stream of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientStream<'a> {
+    /// Tells whether the client has given it up.
+    pub outgoing: &'a RefCell<Outgoing>,
+    /// How many streams the connection has; at least one.
+    pub open: &'a Cell<usize>,
 }
 
 impl Client<'_> {
@@ -70,7 +79,7 @@ impl Client<'_> {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            let given_up = self.stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready());
+            let given_up = self.stream.is_some_and(|stream| stream.outgoing.borrow_mut().poll_reset(cx).is_ready());
             if given_up || ended.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Unmet::Gone));
             }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     body::{Sink, Source},
-    client::{Client, Life},
+    client::{Client, ClientStream, Life},
     crew::HTTP2_LOAD,
     error::ProxyError,
     http1::{
@@ -342,7 +342,7 @@ async fn serve_stream(accepted: Accepted) {
         peer: &peer,
         timer: &mut scratch.timer,
         pressure: &pressure,
-        stream: Some(&outgoing),
+        stream: Some(ClientStream { outgoing: &outgoing, open: &open.shared.open }),
     };
     let exchange = proxy::Exchange {
         worker: &worker,

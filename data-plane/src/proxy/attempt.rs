@@ -1,7 +1,6 @@
 //! One try at one endpoint.
 
 use std::{
-    cell::RefCell,
     future::{Future, poll_fn},
     io,
     pin::pin,
@@ -20,11 +19,12 @@ use super::{
 };
 use crate::{
     body::{Sink, Source},
+    client::ClientStream,
     error::ProxyError,
     forward::{self, Forwarded, Identity},
     grpc,
     http1::{Framing, Version, write},
-    http2::{self, Outgoing, Receiver, Sender},
+    http2::{self, Receiver, Sender},
     limit::Limit,
     resolve::ConnectError,
     snapshot::{Endpoint, Protocol, Rule, Timeouts, WeightedBackend},
@@ -334,7 +334,7 @@ async fn race(
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
-    stream: Option<&RefCell<Outgoing>>,
+    stream: Option<ClientStream<'_>>,
     ask_again: impl Fn() -> Option<Instant>,
 ) -> Outcome {
     let mut downlink = pin!(downlink);
@@ -346,10 +346,10 @@ async fn race(
         if let Poll::Ready(stop) = uplink.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Stop(stop));
         }
-        if stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready()) {
+        if stream.is_some_and(|stream| stream.outgoing.borrow_mut().poll_reset(cx).is_ready()) {
             return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
-        flow.watch_client(client);
+        flow.watch_client(client, stream.map_or(1, |stream| stream.open.get()));
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
             if !flow.extend(client, upstream, &ask_again) {
                 return Poll::Ready(Outcome::Expired);
