@@ -2,7 +2,7 @@
 //! begins so.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
     net::IpAddr,
@@ -55,8 +55,17 @@ pub struct Client<'a> {
     pub timer: &'a mut Timer,
     /// Whether it takes what it gets.
     pub pressure: &'a Pressure,
-    /// The stream of the request, if it came by HTTP/2: tells whether the client has given it up.
-    pub stream: Option<&'a RefCell<Outgoing>>,
+    /// The stream of the request, if it came by HTTP/2.
+    pub stream: Option<ClientStream<'a>>,
+}
+
+/// A stream of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientStream<'a> {
+    /// Tells whether the client has given it up.
+    pub outgoing: &'a RefCell<Outgoing>,
+    /// How many streams the connection has; at least one.
+    pub open: &'a Cell<usize>,
 }
 
 impl Client<'_> {
@@ -70,7 +79,7 @@ impl Client<'_> {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            let given_up = self.stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready());
+            let given_up = self.stream.is_some_and(|stream| stream.outgoing.borrow_mut().poll_reset(cx).is_ready());
             if given_up || ended.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Unmet::Gone));
             }
@@ -175,11 +184,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, address: IpAddr, listener
         return serve_http2(&worker, stream, peer, &mut timer, life).await;
     }
     let policy = &worker.shared.policy;
-    let patience = match worker.draining() {
-        true => DRAIN_GRACE,
-        false => policy.head_timeout,
-    };
-    let mut awaited = await_request(&worker, &stream, &peer, &mut timer, true, patience).await;
+    let mut awaited = await_request(&worker, &stream, &peer, &mut timer, true, policy.head_timeout).await;
     while let Awaited::Request = awaited {
         // In a box, as long as there is something to do: what serving requests takes is large.
         let busy = Box::pin(serve_while_busy(&worker, &mut stream, &peer, &mut timer, &mut life));
@@ -272,8 +277,11 @@ async fn await_request(
         }
         Poll::Pending if peer.is_outdated() => Poll::Ready(Awaited::End),
         Poll::Pending => {
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
-            timer.poll_expired(deadline, cx).map(|()| Awaited::Nothing)
+            let due = deadline.get_or_insert_with(|| Instant::now() + patience);
+            if worker.draining() {
+                *due = (*due).min(Instant::now() + DRAIN_GRACE);
+            }
+            timer.poll_expired(*due, cx).map(|()| Awaited::Nothing)
         }
     })
     .await

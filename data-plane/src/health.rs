@@ -21,10 +21,7 @@ use std::{
 };
 
 use rustygate_proto::v1 as wire;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     check::check_all,
@@ -46,8 +43,6 @@ pub struct Health {
     /// Something became unhealthy since the last report.
     stirred: Arc<AtomicBool>,
     report: watch::Sender<Arc<wire::HealthReport>>,
-    /// Told when a request waits for a connection that a worker may keep idle.
-    pub spare: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +66,6 @@ impl Default for Health {
             known: Mutex::default(),
             stirred: Arc::default(),
             report: watch::Sender::default(),
-            spare: Arc::default(),
         }
     }
 }

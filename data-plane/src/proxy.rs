@@ -42,13 +42,16 @@ use crate::{
     snapshot::{Limits, Protocol, Rule, WeightedBackend},
     target::Target,
     telemetry::{access_log, metrics::Active},
-    upstream::{self, Affinity, Asker, Call, Claim, EndpointState, Entry, Gate, Permit, Retrying, Tried, Turn},
+    upstream::{self, Affinity, Asker, Call, Claim, EndpointState, Entry, Gate, Need, Permit, Retrying, Tried, Turn},
     websocket,
     worker::Worker,
 };
 
 /// What one direction may carry before others have their turn.
 const BYTES_PER_TURN: usize = 1 << 20;
+
+/// What no listener is called: an empty name would be any.
+const NO_LISTENER: &str = "(gone)";
 
 /// What becomes of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,11 +172,12 @@ async fn handle(
             return Err(ProxyError::NotReady);
         }
         let path = canonical::without_parameters(&x.target.path);
-        // As this snapshot calls it; or, if it has it no longer, as it was called last.
+        // As this snapshot calls it; or, if it has it no longer, as it was called last, unless another has that name now.
         let known = snapshot.listener_at(x.client.peer.listener.address());
         let last = known.is_none().then(|| x.client.peer.listener.name());
+        let last = last.filter(|name| !snapshot.has_listener(name));
         let view = RequestView {
-            listener: known.or(last.as_deref()).unwrap_or_default(),
+            listener: known.or(last.as_deref()).unwrap_or(NO_LISTENER),
             method: &x.request.method,
             host: &x.target.host,
             path: &path,
@@ -230,8 +234,8 @@ async fn send(
     let view = state.view(backend, upstreams);
     state.touch(record.started);
     state.budget.deposit(backend.retry_budget, record.started);
-    let _permit = match backend.limits.and_then(|limits| limits.requests.map(|most| (limits, most))) {
-        Some((limits, most)) => Some(admit(x, record, plan, &view.group, limits, most).await?),
+    let permit = match backend.limits.and_then(|limits| limits.requests.map(|most| (limits, most))) {
+        Some((limits, most)) => Some(admit(x, upload, record, plan, &view.group, limits, most).await?),
         None => None,
     };
     let idempotent = is_idempotent(&x.request.method);
@@ -252,7 +256,7 @@ async fn send(
         }
         // What was under way there before is over.
         record.call = Some(call);
-        let _in_flight = pool.begin(record.started);
+        let in_flight = pool.begin(record.started);
         let retrying = Retrying {
             retry: &plan.rule.retry,
             backend,
@@ -266,7 +270,12 @@ async fn send(
             asked: Cell::default(),
         };
         let failure = match attempt::attempt(x, upload, record, plan, endpoint, &pool, fresh, &retrying).await {
-            Ok(after) => return Ok(after),
+            Ok(Some(after)) => return Ok(after),
+            Ok(None) => {
+                // The upstream is done, and so are its limits.
+                drop((permit, in_flight));
+                return Ok(reply::drain(x.client).await);
+            }
             Err(failure) => failure,
         };
         if let (Failure::Error(error), Some(call), 0) = (failure, &record.call, record.status)
@@ -307,13 +316,14 @@ async fn send(
 /// Waits for the request's turn under the backend's limits.
 async fn admit(
     x: &mut Exchange<'_, '_>,
+    upload: &Upload,
     record: &Record,
     plan: &attempt::Plan<'_>,
     group: &Arc<Group>,
     limits: Limits,
     most: u32,
 ) -> Result<Permit, ProxyError> {
-    let waiting = match Gate::enter(&group.requests, most, limits.pending, false) {
+    let waiting = match Gate::enter(&group.requests, most, limits.pending) {
         Entry::Now(permit) => return Ok(permit),
         Entry::Full => {
             group.refused_circuit_open.fetch_add(1, Relaxed);
@@ -321,14 +331,19 @@ async fn admit(
         }
         Entry::Later(waiting) => waiting,
     };
-    let due = turn_due(record, plan, limits);
+    let due = turn_due(begun(x, upload, record), plan, limits);
     x.client.wait(due, waiting).await.map_err(|unmet| turn_missed(unmet, plan, group))
 }
 
+/// Since when the total time runs: not until a body is sent.
+fn begun(x: &Exchange<'_, '_>, upload: &Upload, record: &Record) -> Option<Instant> {
+    if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at }
+}
+
 /// When a request that begins to wait for its turn has waited long enough.
-fn turn_due(record: &Record, plan: &attempt::Plan<'_>, limits: Limits) -> Instant {
-    let due = (Instant::now() + limits.pending_timeout).min(record.started + plan.timeouts.total);
-    plan.ends.map_or(due, |ends| due.min(ends))
+fn turn_due(begun: Option<Instant>, plan: &attempt::Plan<'_>, limits: Limits) -> Instant {
+    let bounds = [begun.map(|begun| begun + plan.timeouts.total), plan.ends];
+    bounds.into_iter().flatten().fold(Instant::now() + limits.pending_timeout, Instant::min)
 }
 
 fn turn_missed(unmet: Unmet, plan: &attempt::Plan<'_>, group: &Group) -> ProxyError {
@@ -342,30 +357,28 @@ fn turn_missed(unmet: Unmet, plan: &attempt::Plan<'_>, group: &Group) -> ProxyEr
     }
 }
 
-/// Waits for a connection, or for the right to make one, if the backend has a limit of them; a connection that served
-/// others may do if `reusable`.
+/// Waits for a connection, or for the right to make one, if the backend has a limit of them.
 async fn admit_connection(
     x: &mut Exchange<'_, '_>,
-    record: &Record,
+    due: Instant,
     plan: &attempt::Plan<'_>,
+    limits: Limits,
     group: &Group,
     pool: &EndpointState,
-    reusable: bool,
+    need: Need,
 ) -> Result<Turn, ProxyError> {
-    let limits = plan.chosen.backend.limits.and_then(|limits| limits.connections.map(|most| (limits, most)));
-    let Some((limits, most)) = limits else { return Ok(Turn::New(None)) };
-    let due = turn_due(record, plan, limits);
-    if reusable {
+    let Some(most) = limits.connections else { return Ok(Turn::New(None)) };
+    if need != Need::Upgrade {
         match x.client.wait(due, pool.shared()).await {
             Ok(Some(connection)) => return Ok(Turn::Pooled(connection)),
             Ok(None) => {}
             Err(unmet) => return Err(turn_missed(unmet, plan, group)),
         }
     }
-    match pool.claim(most, limits.pending, reusable) {
-        Claim::Now(slot) => Ok(Turn::New(slot)),
+    match pool.claim(most, limits.pending, need) {
+        Claim::Now(turn) => Ok(turn),
         Claim::Later(waiting) => {
-            let turn = pool.turn(waiting, reusable);
+            let turn = pool.turn(waiting, most);
             x.client.wait(due, turn).await.map_err(|unmet| turn_missed(unmet, plan, group))
         }
         Claim::Full => {

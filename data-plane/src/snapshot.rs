@@ -51,6 +51,11 @@ impl Snapshot {
         self.listeners.iter().find(|listener| listener.address == address).map(|listener| &*listener.name)
     }
 
+    /// Whether there is a listener of that name.
+    pub fn has_listener(&self, name: &str) -> bool {
+        self.listeners.iter().any(|listener| &*listener.name == name)
+    }
+
     /// Whether there is a route of that name.
     #[must_use]
     pub fn has_route(&self, name: &str) -> bool {

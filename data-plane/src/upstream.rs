@@ -11,6 +11,7 @@ mod gate;
 mod key;
 mod pool;
 mod retry;
+mod room;
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 pub use self::{
     balance::{Affinity, Tried, choose},
@@ -27,8 +28,9 @@ pub use self::{
     call::Call,
     gate::{Entry, Gate, Permit},
     key::{Asker, hash},
-    pool::{Claim, Connection, EndpointState, Link, Turn},
+    pool::{Claim, Connection, EndpointState, Link, Need, Turn},
     retry::Retrying,
+    room::{Connections, Slot},
 };
 use crate::{
     health::{Group, Health, Member, Moment},
@@ -109,21 +111,10 @@ impl Upstreams {
     fn endpoint(&self, endpoint: &Endpoint, backend: &Backend, group: &Group) -> Rc<EndpointState> {
         let limited = backend.limits.is_some_and(|limits| limits.connections.is_some());
         let id = if limited { Id(endpoint.id.0 ^ backend.id.0.rotate_left(17)) } else { endpoint.id };
-        let room = limited.then(|| (&group.connections, &self.health.spare));
+        let connections = limited.then_some(&group.connections);
         let mut endpoints = self.endpoints.borrow_mut();
-        Rc::clone(endpoints.entry(id).or_insert_with(|| Rc::new(EndpointState::new(endpoint, &self.names, room))))
-    }
-
-    /// Told when a request, perhaps another worker's, waits for a connection that may be idle here.
-    pub fn spare(&self) -> Arc<Notify> {
-        Arc::clone(&self.health.spare)
-    }
-
-    /// Closes idle connections for which requests of other workers or endpoints wait.
-    pub fn give_up_spare(&self, now: Instant) {
-        for endpoint in self.endpoints.borrow().values() {
-            endpoint.give_up_spare(now);
-        }
+        let new = || Rc::new(EndpointState::new(endpoint, &self.names, connections));
+        Rc::clone(endpoints.entry(id).or_insert_with(new))
     }
 
     /// Closes connections that lie too long or that the other side closed; forgets what is not used any more.

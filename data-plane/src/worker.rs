@@ -315,27 +315,27 @@ impl Worker {
     pub async fn tick(self: Rc<Self>) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let spare = self.upstreams.spare();
-        let mut asked = std::pin::pin!(spare.notified());
         for tick in 0_u32.. {
-            let now = loop {
-                tokio::select! {
-                    now = interval.tick() => break now,
-                    () = &mut asked => {
-                        // First, so that whoever asks meanwhile is heard.
-                        asked.set(spare.notified());
-                        self.upstreams.give_up_spare(Instant::now());
-                    }
-                }
-            };
+            let now = interval.tick().await;
             if let Some(log) = &self.log {
                 log.flush();
             }
             if tick % TICKS_PER_SWEEP == 0 {
                 self.upstreams.sweep(now);
                 self.forget_series(now);
+                self.shrink();
             }
         }
+    }
+
+    /// Lets go of half of what is kept for more requests at a time than there are now.
+    fn shrink(&self) {
+        let mut scratch = self.scratch.borrow_mut();
+        let half = scratch.len() / 2;
+        scratch.truncate(half.max(1));
+        let mut servers = self.idle_servers.borrow_mut();
+        let half = servers.len() / 2;
+        servers.drain(..half).for_each(|server| server.end());
     }
 
     /// Forgets counters of routes that are gone; those of routes that are there stay, used or not.

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     snapshot::{Endpoint, OutlierDetection},
-    upstream::Gate,
+    upstream::{Connections, Gate},
 };
 
 /// The least share of its weight that a starting endpoint has, so that it is tried at all.
@@ -103,8 +103,8 @@ pub struct Group {
     pub name: Arc<str>,
     /// Lets so many requests through at once as the backend's limits have it.
     pub requests: Arc<Gate>,
-    /// The same of connections.
-    pub connections: Arc<Gate>,
+    /// Counts connections, if the backend has a limit of them.
+    pub connections: Arc<Connections>,
     /// Requests under way.
     load: AtomicU32,
     /// A worker decides about an ejection; the others leave it to that one.

@@ -157,7 +157,7 @@ impl Collector for HealthCollector {
             MetricType::Gauge,
         )?;
         for group in groups.iter().filter(|group| group.connections.is_used()).take(SAMPLES_MAX) {
-            let open = i64::from(group.connections.inside());
+            let open = i64::from(group.connections.open());
             ConstGauge::new(open).encode(family.encode_family(&[("backend", &*group.name)])?)?;
         }
         Ok(())

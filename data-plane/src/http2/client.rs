@@ -15,7 +15,7 @@ use h2::client::{Builder, ResponseFuture, SendRequest};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{Outgoing, gather::Gather};
-use crate::stream::Stream;
+use crate::{stream::Stream, upstream::Slot};
 
 /// The most requests of a connection at a time, if the upstream allows as many.
 const STREAMS_MAX: usize = 256;
@@ -53,8 +53,8 @@ struct State {
     /// Tells of `settled` and `retired`.
     changed: Notify,
     used: Cell<Instant>,
-    /// Told when there may be room for another stream, if somebody may wait for that.
-    freed: Option<Rc<Notify>>,
+    /// Its place among its backend's connections, if those have a limit, until it has ended.
+    slot: RefCell<Option<Slot>>,
 }
 
 /// The right to one stream of a connection.
@@ -64,12 +64,21 @@ pub struct Lease {
     state: Rc<State>,
 }
 
+impl State {
+    fn retire(&self) {
+        self.retired.set(true);
+        if let Some(slot) = &*self.slot.borrow() {
+            slot.retire();
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.state.streams.set(self.state.streams.get() - 1);
         self.state.used.set(Instant::now());
-        if let Some(freed) = &self.state.freed {
-            freed.notify_one();
+        if let Some(slot) = &*self.state.slot.borrow() {
+            slot.room().returned();
         }
     }
 }
@@ -78,16 +87,11 @@ impl Channel {
     /// Begins HTTP/2 on a connection; a task of its own keeps it going for as long as there is a handle to it.
     ///
     /// One request may begin at once; `settling` is dropped when others may, since the upstream has said how many it takes
-    /// at a time. `open` is dropped when the connection has ended; `freed` is told whenever another request may begin.
+    /// at a time. `slot` is given up when the connection has ended.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn open<T: 'static, O: 'static>(
-        stream: Stream,
-        settling: T,
-        open: O,
-        freed: Option<Rc<Notify>>,
-    ) -> io::Result<Self> {
+    pub async fn open<T: 'static>(stream: Stream, settling: T, slot: Option<Slot>) -> io::Result<Self> {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -103,7 +107,7 @@ impl Channel {
             settled: Cell::new(false),
             changed: Notify::new(),
             used: Cell::new(Instant::now()),
-            freed,
+            slot: RefCell::new(slot),
         });
         let driven = Rc::clone(&state);
         let ping = connection.ping_pong();
@@ -123,8 +127,8 @@ impl Channel {
                 driven.settled.set(true);
                 driven.changed.notify_waiters();
                 drop(settling);
-                if let Some(freed) = &driven.freed {
-                    freed.notify_waiters();
+                if let Some(slot) = &*driven.slot.borrow() {
+                    slot.room().returned_to_all();
                 }
                 std::future::pending::<()>().await;
             };
@@ -137,7 +141,9 @@ impl Channel {
             }
             driven.retired.set(true);
             driven.changed.notify_waiters();
-            drop((gather, open));
+            // First the connection, then its place.
+            drop((connection, gather));
+            driven.slot.take();
         });
         Ok(Self { send, state })
     }
@@ -159,6 +165,11 @@ impl Channel {
     pub fn is_wanted(&self, now: Instant, idle_max: Duration) -> bool {
         !self.state.retired.get()
             && (self.streams() > 0 || now.saturating_duration_since(self.state.used.get()) < idle_max)
+    }
+
+    /// The connection gets no more requests.
+    pub fn retire(&self) {
+        self.state.retire();
     }
 
     /// One more stream.
@@ -205,6 +216,6 @@ impl Lease {
 
     /// The connection gets no more requests.
     pub fn retire(&self) {
-        self.state.retired.set(true);
+        self.state.retire();
     }
 }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     body::{Sink, Source},
-    client::{Client, Life},
+    client::{Client, ClientStream, Life},
     crew::HTTP2_LOAD,
     error::ProxyError,
     http1::{
@@ -151,7 +151,10 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &
             (calmed, closing, idle_since) = (true, true, None);
             continue;
         }
-        closing |= shared.meter.has_ended();
+        if !closing && shared.meter.has_ended() {
+            // By the library's own word: from now on the client has its time to end it.
+            (closing, idle_since) = (true, None);
+        }
         let span = if closing { CLOSE_TIME } else { policy.keep_alive_timeout };
         let idle = shared.open.get() == 0
             && timer.poll_expired(*idle_since.get_or_insert_with(Instant::now) + span, cx).is_ready();
@@ -206,21 +209,35 @@ struct Accepted {
 #[derive(Debug, Default)]
 pub struct Server {
     next: RefCell<Option<Accepted>>,
+    /// It is one too many.
+    ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Server {
-    fn poll_next(&self, cx: &Context<'_>) -> Poll<Accepted> {
-        if let Some(accepted) = self.next.borrow_mut().take() {
-            return Poll::Ready(accepted);
+    /// Ends the task, which has no stream.
+    pub fn end(&self) {
+        self.ended.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Accepted>> {
+        let next = self.next.borrow_mut().take();
+        if next.is_some() || self.ended.get() {
+            return Poll::Ready(next);
         }
         *self.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
     }
 
     async fn serve(self: Rc<Self>) {
-        loop {
-            let accepted = poll_fn(|cx| self.poll_next(cx)).await;
+        while let Some(accepted) = poll_fn(|cx| self.poll_next(cx)).await {
             let worker = Rc::clone(&accepted.open.worker);
             serve_stream(accepted).await;
             let mut idle = worker.idle_servers.borrow_mut();
@@ -240,8 +257,8 @@ fn serve_soon(worker: &Worker, accepted: Accepted) {
     *server.next.borrow_mut() = Some(accepted);
     if is_new {
         tokio::task::spawn_local(server.serve());
-    } else if let Some(waker) = server.waker.take() {
-        waker.wake();
+    } else {
+        server.wake();
     }
 }
 
@@ -325,7 +342,7 @@ async fn serve_stream(accepted: Accepted) {
         peer: &peer,
         timer: &mut scratch.timer,
         pressure: &pressure,
-        stream: Some(&outgoing),
+        stream: Some(ClientStream { outgoing: &outgoing, open: &open.shared.open }),
     };
     let exchange = proxy::Exchange {
         worker: &worker,

@@ -1,7 +1,6 @@
 //! One try at one endpoint.
 
 use std::{
-    cell::RefCell,
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
@@ -12,26 +11,27 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    After, Exchange, Record, admit_connection,
+    After, Exchange, Record, admit_connection, begun,
     downlink::{Down, Downlink},
     flow::{Flow, UploadState},
-    reply,
+    turn_due,
     uplink::{Stop, Upload, uplink},
 };
 use crate::{
     body::{Sink, Source},
+    client::ClientStream,
     error::ProxyError,
     forward::{self, Forwarded, Identity},
     grpc,
-    http1::{Framing, write},
-    http2::{self, Outgoing, Receiver, Sender},
+    http1::{Framing, Version, write},
+    http2::{self, Receiver, Sender},
     limit::Limit,
     resolve::ConnectError,
     snapshot::{Endpoint, Protocol, Rule, Timeouts, WeightedBackend},
     stream::Pressure,
     target::Target,
     timer::Timer,
-    upstream::{Connection, EndpointState, Link, Retrying, Turn},
+    upstream::{Connection, EndpointState, Link, Need, Retrying, Turn},
     worker::Peer,
 };
 
@@ -93,7 +93,7 @@ impl From<ProxyError> for Failure {
     }
 }
 
-/// Sends the request to an endpoint and its answer to the client.
+/// Sends the request to an endpoint and its answer to the client. `None` if all is well but for what is left of the request.
 #[allow(clippy::too_many_arguments, reason = "each is a different thing, and there is one caller")]
 pub async fn attempt(
     x: &mut Exchange<'_, '_>,
@@ -104,26 +104,29 @@ pub async fn attempt(
     pool: &Rc<EndpointState>,
     fresh: bool,
     retrying: &Retrying<'_>,
-) -> Result<After, Failure> {
+) -> Result<Option<After>, Failure> {
     let timeouts = plan.timeouts;
     // A WebSocket is a stream like others on a connection that can only be HTTP/2's.
-    let fresh = fresh || (plan.upgrade && endpoint.protocol != Protocol::H2);
-    let pooled = if fresh { None } else { pool.reuse(record.started) };
-    let turn = match pooled {
-        Some(connection) => Turn::Pooled(connection),
-        None if retrying.backend.limits.is_none() => Turn::New(None),
-        None => {
-            let (group, reusable) = (&retrying.view.group, !fresh);
+    let need = match (plan.upgrade && endpoint.protocol != Protocol::H2, fresh) {
+        (true, _) => Need::Upgrade,
+        (false, true) => Need::Fresh,
+        (false, false) => Need::Any,
+    };
+    let begun = begun(x, upload, record);
+    let pooled = if need == Need::Any { pool.reuse(record.started) } else { None };
+    let turn = match (pooled, retrying.backend.limits) {
+        (Some(connection), _) => Turn::Pooled(connection),
+        (None, None) => Turn::New(None),
+        (None, Some(limits)) => {
+            let due = turn_due(begun, plan, limits);
             // In a box: who has no limits does not pay for its size.
-            Box::pin(admit_connection(x, record, plan, group, pool, reusable)).await?
+            Box::pin(admit_connection(x, due, plan, limits, &retrying.view.group, pool, need)).await?
         }
     };
     // Dropped from last to first: a connection is closed before another may take its place.
     let Connection { slot, mut link, address, reused } = match turn {
         Turn::Pooled(connection) => connection,
         Turn::New(slot) => {
-            // Until a body is sent the total time does not run.
-            let begun = if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at };
             let due = Instant::now() + timeouts.connect;
             let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
             let due = plan.ends.map_or(due, |ends| due.min(ends));
@@ -144,8 +147,13 @@ pub async fn attempt(
     x.upstream_out.clear();
     let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
+    // A call says that it is one in every way that it must.
+    let messages = !bodyless
+        && x.request.version == Version::Http2
+        && x.request.wants_trailers
+        && grpc::is_call(&x.request.fields);
     let flow = Flow::begin(timeouts, record.started, try_started, !bodyless)
-        .with_client(&x.worker.shared.policy, !bodyless && grpc::is_call(&x.request.fields))
+        .with_client(&x.worker.shared.policy, messages)
         .ending(plan.ends);
     if let Some(ends) = plan.ends {
         let left = ends.saturating_duration_since(Instant::now());
@@ -210,12 +218,12 @@ pub async fn attempt(
     let down = match outcome {
         Outcome::Down(down) => down,
         Outcome::Stop(Stop::ClientGone) => return Err(ProxyError::ClientGone.into()),
-        Outcome::Stop(Stop::TunnelDone) => return Ok(After::Close),
-        Outcome::Stop(Stop::TunnelBroken) => return Ok(After::Abort),
+        Outcome::Stop(Stop::TunnelDone) => return Ok(Some(After::Close)),
+        Outcome::Stop(Stop::TunnelBroken) => return Ok(Some(After::Abort)),
         Outcome::Stop(Stop::Refused(error)) => return Err(error.into()),
         Outcome::Expired if flow.tunnel.get() => {
             x.worker.count_limit(flow.takes_slowly().then_some(Limit::WriteRate));
-            return Ok(After::Abort);
+            return Ok(Some(After::Abort));
         }
         // These say nothing of the upstream.
         Outcome::Expired if flow.sends_slowly() => return Err(ProxyError::RequestBodySlow.into()),
@@ -243,15 +251,16 @@ pub async fn attempt(
                 pool.keep(slot, stream, address, now, x.response.connection.keep_alive_time);
             }
             match flow.upload.get() {
-                UploadState::Done if keep_alive => Ok(After::KeepAlive),
-                UploadState::Done => Ok(After::Close),
+                UploadState::Done if keep_alive => Ok(Some(After::KeepAlive)),
                 // The answer came before the whole request: what is left of it must not be read as the next one.
-                _ if keep_alive => Ok(reply::drain(x.client).await),
-                _ => Ok(After::Close),
+                UploadState::AwaitingClient | UploadState::AwaitingUpstream | UploadState::Broken if keep_alive => {
+                    Ok(None)
+                }
+                _ => Ok(Some(After::Close)),
             }
         }
-        Down::TunnelDone => Ok(After::Close),
-        Down::TunnelBroken => Ok(After::Abort),
+        Down::TunnelDone => Ok(Some(After::Close)),
+        Down::TunnelBroken => Ok(Some(After::Abort)),
         Down::RetryStatus => Err(Failure::Status),
         // A stream that is given up by itself does not lie in a connection that was closed.
         Down::Closed { answered: false, unseen, error }
@@ -326,7 +335,7 @@ async fn race(
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
-    stream: Option<&RefCell<Outgoing>>,
+    stream: Option<ClientStream<'_>>,
     ask_again: impl Fn() -> Option<Instant>,
 ) -> Outcome {
     poll_fn(|cx| {
@@ -336,10 +345,10 @@ async fn race(
         if let Poll::Ready(stop) = uplink.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Stop(stop));
         }
-        if stream.is_some_and(|stream| stream.borrow_mut().poll_reset(cx).is_ready()) {
+        if stream.is_some_and(|stream| stream.outgoing.borrow_mut().poll_reset(cx).is_ready()) {
             return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
-        flow.watch_client(client);
+        flow.watch_client(client, stream.map_or(1, |stream| stream.open.get()));
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
             if !flow.extend(client, upstream, &ask_again) {
                 return Poll::Ready(Outcome::Expired);

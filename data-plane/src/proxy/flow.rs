@@ -194,18 +194,22 @@ impl Flow {
             match &polled {
                 Poll::Pending if self.sending.is_waiting() => {}
                 Poll::Pending => self.sending.begin(Instant::now()),
-                Poll::Ready(filled) if self.sending.is_waiting() => {
-                    self.sending.end(Instant::now(), filled.as_ref().map_or(0, |bytes| *bytes as u64));
+                Poll::Ready(filled) => {
+                    let bytes = filled.as_ref().map_or(0, |bytes| *bytes as u64);
+                    match self.sending.is_waiting() {
+                        true => self.sending.end(Instant::now(), bytes),
+                        false => self.sending.earn(bytes),
+                    }
                 }
-                Poll::Ready(_) => {}
             }
             polled
         })
         .await
     }
 
-    /// Looks at whether the client takes its answer. Asks for the time only when it makes others wait.
-    pub fn watch_client(&self, client: &Pressure) {
+    /// Looks at whether the client takes its answer. Asks for the time only when it makes others wait. So many `streams` share
+    /// what it can take: each may do with its share.
+    pub fn watch_client(&self, client: &Pressure, streams: usize) {
         let blocked = client.is_blocked();
         if !self.taking.is_waiting() {
             if blocked {
@@ -217,7 +221,7 @@ impl Flow {
         let bytes = client.take_bytes();
         if bytes > 0 || !blocked {
             let now = Instant::now();
-            self.taking.end(now, bytes);
+            self.taking.end(now, bytes.saturating_mul(streams as u64));
             if blocked {
                 self.taking.begin(now);
             }

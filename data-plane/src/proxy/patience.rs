@@ -37,11 +37,20 @@ impl Patience {
     /// It moved so many bytes, and is waited for no longer.
     pub fn end(&self, now: Instant, bytes: u64) {
         let Some(since) = self.since.take() else { return };
+        self.left.set(self.left.get().saturating_sub(now.saturating_duration_since(since)));
+        self.earn(bytes);
+    }
+
+    /// It moved so many bytes, and nobody had to wait for them.
+    pub fn earn(&self, bytes: u64) {
+        let left = self.left.get();
+        if left == self.whole {
+            return;
+        }
         let earned = match self.rate.get() {
             0 => self.whole,
             rate => Duration::from_micros(bytes.saturating_mul(1_000_000) / u64::from(rate)),
         };
-        let left = self.left.get().saturating_sub(now.saturating_duration_since(since));
         self.left.set(left.saturating_add(earned).min(self.whole));
     }
 
@@ -110,6 +119,21 @@ mod tests {
             now += Duration::from_secs(1);
         }
         assert_eq!(patience.due(), None);
+        assert_eq!(patience.left.get(), WHOLE);
+    }
+
+    #[test]
+    fn what_comes_without_waiting_counts_too() {
+        let patience = Patience::new(WHOLE, 100);
+        let start = Instant::now();
+        for second in 0..3_600 {
+            let now = start + Duration::from_secs(second);
+            patience.begin(now);
+            assert_eq!(patience.due().filter(|due| *due <= now + Duration::from_secs(1)), None, "after {second} s");
+            patience.end(now + Duration::from_secs(1), 50);
+            // The rest of the burst.
+            patience.earn(50);
+        }
         assert_eq!(patience.left.get(), WHOLE);
     }
 

@@ -1,9 +1,7 @@
-//! A backend's circuit breaker: so many of its requests, or of its connections, at once, over all workers, and a bounded
-//! queue for the requests that want more.
+//! A backend's circuit breaker: so many of its requests at once, over all workers, and a bounded queue for the others.
 //!
 //! To pass costs one atomic exchange while there is room. Only when there is none does a request take the lock of the
-//! queue, and so does whoever leaves while someone waits. The count is exact, and who waits longest goes first; but for
-//! those who want a connection and whose worker has none, since nobody there can pass one on to them.
+//! queue, and so does whoever leaves while someone waits. The count is exact, and who waits longest goes first.
 
 use std::{
     collections::VecDeque,
@@ -27,8 +25,6 @@ pub struct Gate {
     inside: AtomicU32,
     /// The queue's length.
     waiting: AtomicU32,
-    /// How many in it cannot be helped but by their turn.
-    starving: AtomicU32,
     queue: Mutex<VecDeque<Arc<Ticket>>>,
 }
 
@@ -37,7 +33,6 @@ pub struct Gate {
 struct Ticket {
     /// It was let in.
     called: AtomicBool,
-    starving: bool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -72,10 +67,9 @@ pub struct Waiting {
 }
 
 impl Gate {
-    /// Lets a request in if fewer than `most` are, or into the queue if fewer than `pending` wait. One who is `starving` goes
-    /// before those who are not.
+    /// Lets a request in if fewer than `most` are, or into the queue if fewer than `pending` wait.
     #[must_use]
-    pub fn enter(gate: &Arc<Self>, most: u32, pending: u32, starving: bool) -> Entry {
+    pub fn enter(gate: &Arc<Self>, most: u32, pending: u32) -> Entry {
         if gate.most.load(Relaxed) != most {
             gate.most.store(most, SeqCst);
             gate.call(&mut gate.queue());
@@ -90,26 +84,12 @@ impl Gate {
             let free = queue.is_empty() && gate.take();
             return if free { Entry::Now(Permit(Arc::clone(gate))) } else { Entry::Full };
         }
-        let ticket = Arc::new(Ticket { starving, ..Ticket::default() });
+        let ticket = Arc::new(Ticket::default());
         queue.push_back(Arc::clone(&ticket));
-        gate.starving.fetch_add(u32::from(starving), SeqCst);
         // First the count of those who wait, then a look at the room: who leaves does it the other way round, so that one of
         // the two sees the other.
         gate.call(&mut queue);
         Entry::Later(Waiting { gate: Arc::clone(gate), ticket, done: false })
-    }
-
-    /// Lets one in whatever there is.
-    #[must_use]
-    pub fn force(gate: &Arc<Self>) -> Permit {
-        gate.inside.fetch_add(1, SeqCst);
-        Permit(Arc::clone(gate))
-    }
-
-    /// How many of those who wait are starving.
-    #[must_use]
-    pub fn starving(&self) -> u32 {
-        self.starving.load(Relaxed)
     }
 
     /// How many wait.
@@ -147,12 +127,7 @@ impl Gate {
     fn call(&self, queue: &mut VecDeque<Arc<Ticket>>) {
         self.waiting.store(queue.len() as u32, SeqCst);
         while !queue.is_empty() && self.take() {
-            let first = match self.starving.load(SeqCst) {
-                0 => 0,
-                _ => queue.iter().position(|ticket| ticket.starving).unwrap_or(0),
-            };
-            let Some(ticket) = queue.remove(first) else { return };
-            self.starving.fetch_sub(u32::from(ticket.starving), SeqCst);
+            let Some(ticket) = queue.pop_front() else { return };
             self.waiting.store(queue.len() as u32, SeqCst);
             ticket.call();
         }
@@ -170,14 +145,6 @@ impl Ticket {
         if let Some(waker) = waker {
             waker.wake();
         }
-    }
-}
-
-impl Waiting {
-    /// Whether it goes before those who are not.
-    #[must_use]
-    pub fn is_starving(&self) -> bool {
-        self.ticket.starving
     }
 }
 
@@ -208,7 +175,6 @@ impl Drop for Waiting {
         match queue.iter().position(|ticket| Arc::ptr_eq(ticket, &self.ticket)) {
             Some(at) => {
                 queue.remove(at);
-                gate.starving.fetch_sub(u32::from(self.ticket.starving), SeqCst);
                 gate.call(&mut queue);
             }
             // It was called and did not come.
@@ -227,7 +193,7 @@ mod tests {
     use super::*;
 
     fn enter(gate: &Arc<Gate>, (most, pending): (u32, u32)) -> Entry {
-        Gate::enter(gate, most, pending, false)
+        Gate::enter(gate, most, pending)
     }
 
     fn now(entry: Entry) -> Permit {
@@ -303,28 +269,6 @@ mod tests {
         drop(first);
         let woken = Arc::new(Woken::default());
         assert!(poll(&mut third, &woken).is_ready());
-        assert_eq!((gate.inside(), gate.waiting()), (0, 0));
-    }
-
-    #[test]
-    fn who_is_starving_goes_before_the_others_and_is_counted() {
-        let gate = Arc::new(Gate::default());
-        let inside = now(enter(&gate, (1, 5)));
-        let mut first = later(enter(&gate, (1, 5)));
-        let mut starving = later(Gate::enter(&gate, 1, 5, true));
-        let gone = later(Gate::enter(&gate, 1, 5, true));
-        assert_eq!(gate.starving(), 2);
-        drop(gone);
-        assert_eq!(gate.starving(), 1);
-        drop(inside);
-        assert!(poll(&mut first, &Arc::default()).is_pending());
-        let Poll::Ready(permit) = poll(&mut starving, &Arc::default()) else { panic!("it was called") };
-        assert_eq!(gate.starving(), 0);
-        let forced = Gate::force(&gate);
-        drop(permit);
-        assert!(poll(&mut first, &Arc::default()).is_pending(), "there is one more than there should be");
-        drop(forced);
-        assert!(poll(&mut first, &Arc::default()).is_ready());
         assert_eq!((gate.inside(), gate.waiting()), (0, 0));
     }
 

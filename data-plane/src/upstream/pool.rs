@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::gate::{Entry, Gate, Permit, Waiting};
+use super::room::{Connections, Room, Slot, Waiting};
 use crate::{
     http2::client::{Channel, Lease},
     resolve::{Addresses, ConnectError, Names},
@@ -26,10 +26,6 @@ const IDLE_CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may lie idle, unless the upstream says less. Below the usual 60 s and 75 s of servers, so that
 /// they do not close it under a request.
 const IDLE_MAX: Duration = Duration::from_secs(50);
-
-/// How long a connection lies idle before it makes way for another of the same backend, if there is a limit of them. If it
-/// did so at once, connections would go from worker to worker with each request.
-const SPARE_AFTER: Duration = Duration::from_millis(20);
 
 /// The most HTTP/2 connections a worker has to one endpoint.
 const CHANNELS_MAX: usize = 64;
@@ -52,58 +48,39 @@ pub struct Connection {
     pub address: SocketAddr,
     /// Whether it has served a request before, and so may have been closed meanwhile.
     pub reused: bool,
-    /// Its place among those that the backend may have, if there is a limit and it is not shared.
+    /// Its place among its backend's, if those have a limit and it is not shared.
     pub slot: Option<Slot>,
 }
 
-/// The right to have one connection open, where a backend has a limit of them.
-#[derive(Debug)]
-pub struct Slot {
-    _permit: Permit,
-    open: Rc<Cell<usize>>,
+/// What a request needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Any connection.
+    Any,
+    /// One that was not used before, or just now: the others may be closed.
+    Fresh,
+    /// A new one, for itself alone and for good.
+    Upgrade,
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.open.set(self.open.get() - 1);
-    }
-}
-
-/// Whether another connection may be made.
+/// Whether a request gets a connection.
 #[derive(Debug)]
 pub enum Claim {
-    /// It may; without a slot if there is no limit.
-    Now(Option<Slot>),
-    /// It may, or one comes back, in a while: see [`EndpointState::turn`].
+    /// It does.
+    Now(Turn),
+    /// It does in a while: see [`EndpointState::turn`].
     Later(Waiting),
     /// Too many wait already.
     Full,
 }
 
-/// What was waited for.
+/// What a request gets.
 #[derive(Debug)]
 pub enum Turn {
-    /// A connection came back, or one that is shared has room.
+    /// A connection that lay idle, or one that is shared and has room.
     Pooled(Connection),
-    /// A connection may be made.
+    /// The right to make one; without a slot if there is no limit.
     New(Option<Slot>),
-}
-
-/// What a pool knows of its backend's limit of connections.
-#[derive(Debug)]
-struct Room {
-    /// Over all workers.
-    gate: Arc<Gate>,
-    /// Tells the other workers that somebody waits.
-    spare: Arc<Notify>,
-    /// Connections of this pool.
-    open: Rc<Cell<usize>>,
-    /// Requests of this worker that wait for one of them to come back.
-    waiting: Cell<usize>,
-    /// Of those, whoever waits for the pool's first.
-    starving: Cell<usize>,
-    /// Tells one of those.
-    returned: Rc<Notify>,
 }
 
 /// What a worker knows of an endpoint.
@@ -122,13 +99,12 @@ pub struct EndpointState {
     in_flight: Cell<usize>,
     used: Cell<Instant>,
     /// If the backend has a limit of connections.
-    room: Option<Room>,
+    room: Option<Rc<Room>>,
 }
 
 /// A connection between two requests.
 #[derive(Debug)]
 struct Idle {
-    since: Instant,
     /// When it is closed.
     until: Instant,
     address: SocketAddr,
@@ -163,34 +139,9 @@ impl Drop for InFlight {
     }
 }
 
-/// Counts one for as long as it lives.
-#[derive(Debug)]
-struct Counted<'a>(&'a Cell<usize>);
-
-impl<'a> Counted<'a> {
-    fn of(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-impl Room {
-    fn slot(&self, permit: Permit) -> Slot {
-        self.open.set(self.open.get() + 1);
-        Slot { _permit: permit, open: Rc::clone(&self.open) }
-    }
-}
-
 impl EndpointState {
-    /// Of an endpoint that was not used yet; `room` has what counts connections if there is a limit of them, and whom to
-    /// tell when somebody waits for one.
-    pub fn new(endpoint: &Endpoint, names: &Arc<Names>, room: Option<(&Arc<Gate>, &Arc<Notify>)>) -> Self {
+    /// Of an endpoint that was not used yet; `connections` counts those to its backend if there is a limit of them.
+    pub fn new(endpoint: &Endpoint, names: &Arc<Names>, connections: Option<&Arc<Connections>>) -> Self {
         Self {
             addresses: Addresses::new(&endpoint.host, endpoint.port, names),
             protocol: endpoint.protocol,
@@ -201,14 +152,7 @@ impl EndpointState {
             chose_http1: Cell::new(false),
             in_flight: Cell::new(0),
             used: Cell::new(Instant::now()),
-            room: room.map(|(gate, spare)| Room {
-                gate: Arc::clone(gate),
-                spare: Arc::clone(spare),
-                open: Rc::default(),
-                waiting: Cell::new(0),
-                starving: Cell::new(0),
-                returned: Rc::default(),
-            }),
+            room: connections.map(Room::new),
         }
     }
 
@@ -228,25 +172,31 @@ impl EndpointState {
     /// so that a name with several addresses has its requests spread over them. Or a stream on one that is shared.
     pub fn reuse(&self, now: Instant) -> Option<Connection> {
         // Nobody overtakes those who wait.
-        if self.room.as_ref().is_some_and(|room| room.waiting.get() > 0) {
+        if self.room.as_ref().is_some_and(|room| room.is_waited_for(false)) {
             return None;
         }
-        self.pooled(now)
-    }
-
-    fn pooled(&self, now: Instant) -> Option<Connection> {
         if let Some(connection) = self.lease() {
             return Some(connection);
         }
-        let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
+        if self.idle.borrow().is_empty() {
             return None;
         }
-        let address = self.addresses.next(now)?;
-        while let Some(at) = idle.iter().rposition(|idle| idle.address == address) {
-            let Idle { slot, until, stream, .. } = idle.remove(at)?;
-            if now < until && stream.is_quiet() {
-                self.addresses.advance();
+        let next = self.addresses.next(now)?;
+        let connection = self.idle(now, |address| address == next)?;
+        self.addresses.advance();
+        Some(connection)
+    }
+
+    /// The same, to whichever address; those that are of no use any more are closed.
+    fn reuse_any(&self) -> Option<Connection> {
+        self.lease().or_else(|| self.idle(Instant::now(), |_| true))
+    }
+
+    fn idle(&self, now: Instant, leads_there: impl Fn(SocketAddr) -> bool) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(at) = idle.iter().rposition(|idle| leads_there(idle.address)) {
+            let Idle { slot, until, stream, address } = idle.remove(at)?;
+            if now < until && stream.is_quiet() && self.addresses.is_current(address) {
                 return Some(Connection { link: Link::Http1(stream), address, reused: true, slot });
             }
         }
@@ -272,7 +222,10 @@ impl EndpointState {
         now: Instant,
         upstream_max: Option<Duration>,
     ) {
-        if !self.addresses.is_current(address) || self.starves_others() {
+        let room = self.room.as_ref();
+        // What no request waits for makes way for an upgrade.
+        let gives_way = room.is_some_and(|room| room.is_waited_for(true) && !room.is_waited_for(false));
+        if !self.addresses.is_current(address) || gives_way {
             return;
         }
         stream.shrink();
@@ -281,63 +234,44 @@ impl EndpointState {
         if idle.len() == IDLE_CONNECTIONS_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { since: now, until: now + span, address, stream, slot });
-        if let Some(room) = &self.room {
-            room.returned.notify_one();
+        idle.push_back(Idle { until: now + span, address, stream, slot });
+        if let Some(room) = room {
+            room.returned();
         }
     }
 
-    /// Whether somebody waits whom no connection that comes back can help, only the room that it leaves.
-    fn starves_others(&self) -> bool {
-        self.room.as_ref().is_some_and(|room| room.gate.starving() > 0)
-    }
-
-    /// Closes idle connections for as long as somebody waits for the room that they take: if it is for want of any, those
-    /// that came back just now too, else those alone that nobody here has needed for a while.
-    pub fn give_up_spare(&self, now: Instant) {
-        let Some(room) = &self.room else { return };
-        while room.gate.waiting() > 0 {
-            let spare = |idle: &mut Idle| self.starves_others() || idle.since + SPARE_AFTER <= now;
-            // Its slot goes to one who waits.
-            let Some(idle) = self.idle.borrow_mut().pop_front_if(spare) else { break };
-            drop(idle);
-        }
-        if room.gate.waiting() > 0 {
-            self.channels.borrow_mut().retain(|(_, channel)| channel.streams() > 0);
-        }
-    }
-
-    /// The right to make a connection, at once or later. A connection of HTTP/2 is shared by the requests of its worker
-    /// alone, so each worker may have one, whatever others have. One that comes back does only if `reusable`.
-    pub fn claim(&self, most: u32, pending: u32, reusable: bool) -> Claim {
-        let Some(room) = &self.room else { return Claim::Now(None) };
-        if self.shares() && room.open.get() == 0 {
-            return Claim::Now(Some(room.slot(Gate::force(&room.gate))));
-        }
-        let first = room.open.get() == 0 && room.starving.get() == 0;
-        match Gate::enter(&room.gate, most, pending, first || !reusable) {
-            Entry::Now(permit) => Claim::Now(Some(room.slot(permit))),
-            Entry::Later(waiting) => {
-                room.spare.notify_waiters();
-                Claim::Later(waiting)
+    /// A connection, or the right to make one, at once or later, if `most` may be open and `pending` requests may wait.
+    pub fn claim(&self, most: u32, pending: u32, need: Need) -> Claim {
+        let Some(room) = &self.room else { return Claim::Now(Turn::New(None)) };
+        let upgrade = need == Need::Upgrade;
+        if !room.is_waited_for(upgrade) {
+            if let Some(slot) = room.enter(most, upgrade) {
+                return Claim::Now(Turn::New(Some(slot)));
             }
-            Entry::Full => Claim::Full,
+            if need != Need::Any {
+                // One that lies idle is of no use to it, but its place is.
+                self.idle.borrow_mut().pop_front();
+            } else if let Some(connection) = self.reuse_any() {
+                return Claim::Now(Turn::Pooled(connection));
+            }
+            if let Some(slot) = room.enter(most, upgrade) {
+                return Claim::Now(Turn::New(Some(slot)));
+            }
         }
+        room.wait(pending, upgrade).map_or(Claim::Full, Claim::Later)
     }
 
-    /// Waits for a connection to come back, if that can be used, or for the right to make one. The caller bounds the time.
-    pub async fn turn(&self, mut waiting: Waiting, reusable: bool) -> Turn {
+    /// Waits for a connection to come back, or for the right to make one. The caller bounds the time.
+    pub async fn turn(&self, waiting: Waiting, most: u32) -> Turn {
         let Some(room) = &self.room else { return Turn::New(None) };
-        let _counted = reusable.then(|| Counted::of(&room.waiting));
-        let _first = waiting.is_starving().then(|| Counted::of(&room.starving));
         loop {
-            let returned = room.returned.notified();
-            if reusable && let Some(connection) = self.pooled(Instant::now()) {
+            waiting.turn().await;
+            let upgrade = waiting.is_upgrade();
+            if !upgrade && let Some(connection) = self.reuse_any() {
                 return Turn::Pooled(connection);
             }
-            tokio::select! {
-                permit = &mut waiting => return Turn::New(Some(room.slot(permit))),
-                () = returned, if reusable => {}
+            if let Some(slot) = room.enter(most, upgrade) {
+                return Turn::New(Some(slot));
             }
         }
     }
@@ -368,9 +302,13 @@ impl EndpointState {
         let good = |idle: &Idle| now < idle.until && idle.stream.is_quiet() && self.addresses.is_current(idle.address);
         self.idle.borrow_mut().retain(good);
         // The last handle to a connection closes it when its streams have ended.
-        self.channels
-            .borrow_mut()
-            .retain(|(address, channel)| channel.is_wanted(now, IDLE_MAX) && self.addresses.is_current(*address));
+        self.channels.borrow_mut().retain(|(address, channel)| {
+            let good = channel.is_wanted(now, IDLE_MAX) && self.addresses.is_current(*address);
+            if !good {
+                channel.retire();
+            }
+            good
+        });
     }
 
     /// Makes a new connection, or gets a stream on one that another request is just making. The caller bounds the time.
@@ -422,8 +360,7 @@ impl EndpointState {
         if !http2 {
             return Ok(Connection { link: Link::Http1(stream), address, reused: false, slot });
         }
-        let freed = self.room.as_ref().map(|room| Rc::clone(&room.returned));
-        let channel = Channel::open(stream, making, slot, freed).await?;
+        let channel = Channel::open(stream, making, slot).await?;
         let lease = channel.lease();
         let mut channels = self.channels.borrow_mut();
         if channels.len() < CHANNELS_MAX {

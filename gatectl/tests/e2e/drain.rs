@@ -155,6 +155,20 @@ async fn a_stream_goes_on_until_the_drain_timeout_and_is_cut_then() {
 }
 
 #[tokio::test]
+async fn a_connection_that_says_nothing_holds_nothing_up() {
+    let mut proxy = Proxy::start(&["--drain-timeout", "3600", "--head-timeout", "3600"]).await;
+    let mut silent = Client::connect(proxy.listen).await;
+    within("the connection at the proxy", async {
+        while !metrics(&proxy).await.contains("\nrustygate_client_connections 1\n") {}
+    })
+    .await;
+    proxy.child.terminate();
+    assert!(silent.closes().await);
+    assert_eq!(proxy.child.ended().await.code(), Some(0));
+    proxy.gateway.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_it_at_once_and_what_it_serves_is_on_disk() {
     // Longer than any test waits.
     let mut proxy = Proxy::start(&["--drain-timeout", "3600"]).await;

@@ -261,16 +261,18 @@ async fn a_body_that_trickles_is_cut_and_messages_that_trickle_are_not() {
     );
     let gateway = builder.manifest(&manifest).start().await;
     let addr = gateway.proxy_addr();
-    let http1 = async {
+    let trickle = |kind: &'static str, told: &'static str| async move {
         let mut client = Wire::connect(addr).await;
-        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n").await;
+        client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-type: {kind}\r\ncontent-length: 900\r\n\r\n")).await;
         while client.is_quiet().await {
             client.send("x").await;
             tokio::time::sleep(TRICKLE).await;
         }
-        assert!(client.until("\r\n").await.contains(" 408 "));
-        client.until("request_body_slow").await;
+        client.until(told).await;
     };
+    let http1 = trickle("text/plain", "request_body_slow");
+    // A call is never one of HTTP/1.1.
+    let no_call = trickle("application/grpc", "grpc-status");
     let http2 = async {
         let mut client = Http2::connect(addr).await;
         let (response, mut stream) = client.open(client.head("POST", "/", &[]), false).await;
@@ -312,8 +314,8 @@ async fn a_body_that_trickles_is_cut_and_messages_that_trickle_are_not() {
         asked.say(200, "all heard");
         assert_eq!(within("an answer", answered(response)).await.expect("an answer").text(), "all heard");
     };
-    tokio::join!(http1, http2, bystander, call);
-    assert_eq!((hits(&gateway, "request_body_rate").await, hits(&gateway, "request_body_timeout").await), (2, 0));
+    tokio::join!(http1, no_call, http2, bystander, call);
+    assert_eq!((hits(&gateway, "request_body_rate").await, hits(&gateway, "request_body_timeout").await), (3, 0));
     gateway.shutdown().await;
 }
 
@@ -350,6 +352,33 @@ async fn a_reader_who_takes_a_byte_now_and_then_is_cut() {
         assert!(begun.elapsed() < Duration::from_secs(10), "{taken} bytes taken");
     }
     assert_eq!((hits(&gateway, "write_rate").await, hits(&gateway, "write_timeout").await), (1, 0));
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_answers_of_a_connection_share_what_it_must_take() {
+    const STREAMS: u8 = 10;
+    let upstream = Witness::start(|_| Reply::Send(answer("x".repeat(100_000)))).await;
+    let builder = Gateway::builder().proxy_settings(|settings| {
+        settings.write_timeout = 1;
+        settings.min_write_rate = 1_000;
+    });
+    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
+    let mut client = Wire::connect(gateway.proxy_addr()).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]).await;
+    let ids = || (0..STREAMS).map(|index| 2 * index + 1);
+    for id in ids() {
+        client.send([0, 0, 6, 1, 5, 0, 0, 0, id, 0x82, 0x86, 0x84, 0x41, 1, b'a']).await;
+    }
+    // All together take twice as much as they must, each a fifth.
+    for _ in 0..10 {
+        for id in ids() {
+            client.send([0, 0, 4, 8, 0, 0, 0, 0, id, 0, 0, 0, 60]).await;
+        }
+        tokio::time::sleep(TRICKLE).await;
+    }
+    assert_eq!((hits(&gateway, "write_rate").await, hits(&gateway, "write_timeout").await), (0, 0));
     gateway.shutdown().await;
 }
 

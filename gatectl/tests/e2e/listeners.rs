@@ -71,9 +71,14 @@ async fn listeners_come_move_change_their_name_and_go_while_their_connections_st
     assert_eq!(gateway.listeners(0).await, [("web".to_owned(), third)]);
     assert_eq!(Client::connect(third).await.get("/a").await.status, 200);
     assert!(!is_open(first).await && !is_open(second).await);
-    // Though nobody new comes that way they go on, under the last name of where they came in.
-    assert_eq!((client.get("/a").await.status, other.get("/a").await.status), (404, 200));
+    // Though nobody new comes that way they go on, but not with the routes of another that has the name now.
+    assert_eq!((client.get("/a").await.status, other.get("/a").await.status), (404, 404));
     assert_eq!(http2.get("/a").await.status, 404);
+
+    // Nor do they when the name moves to the socket of another.
+    gateway.replace(&manifest(&[("new", third), ("web", first)], &[("/c", "new"), ("/d", "web")], &url)).await;
+    assert_eq!((other.get("/d").await.status, other.get("/c").await.status), (404, 404));
+    assert_eq!((client.get("/d").await.status, client.get("/c").await.status), (200, 404));
     gateway.shutdown().await;
 }
 
