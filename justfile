@@ -64,3 +64,9 @@ fresh-clone:
     cd "$folder/rustygate"
     unset CARGO_TARGET_DIR
     time cargo test --workspace --locked
+
+# Every form of the torture test for a minute each, and what takes too long for every run.
+torture seconds="60":
+    cargo build --workspace --bins
+    RUSTYGATE_TORTURE_SECONDS={{ seconds }} cargo test -p gatectl --test e2e torture -- --nocapture --test-threads 1
+    cargo test -p gatectl --test e2e -- --ignored
