@@ -37,7 +37,7 @@ const LINGER: Duration = Duration::from_secs(2);
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long after a request a connection keeps what it takes to serve the next.
-const BUSY_TIME: Duration = Duration::from_millis(100);
+const BUSY_TIME: Duration = Duration::from_millis(20);
 
 /// The most that is read meanwhile.
 const LINGER_BYTES_MAX: usize = 1 << 20;

@@ -2,7 +2,7 @@
 //!
 //! Setting a runtime's timer means a walk through its wheel. A deadline that only ever moves later need not
 //! do that: the timer stays armed where it was, and when it fires too early it is armed again. So a
-//! keep-alive connection pays for its deadlines every few seconds, not for every request.
+//! keep-alive connection pays for its deadlines a few times a second at most, not for every request.
 
 use std::{
     future::{Future, poll_fn},

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::Poll,
 };
@@ -198,7 +198,7 @@ pub async fn attempt(
                 (Source::Http2(Receiver::answer(response)), Sink::Http2(Sender::new(&outgoing, &pressure)))
             }
         };
-        let downlink = Downlink {
+        let mut downlink = Downlink {
             from,
             to: &mut x.client.output,
             request: x.request,
@@ -209,10 +209,11 @@ pub async fn attempt(
             worker: x.worker,
             retrying,
         };
-        let uplink = uplink(&mut x.client.input, to, upload, &flow, plan);
+        // Pinned here: what is moved into a future has its place twice.
+        let (down, up) = (pin!(downlink.run()), pin!(uplink(&mut x.client.input, to, upload, &flow, plan)));
         let pressures = [x.client.pressure, &pressure];
         let ask_again = || retrying.ask_again(try_started, silence);
-        race(downlink.run(), uplink, x.client.timer, &flow, pressures, x.client.stream, ask_again).await
+        race(down, up, x.client.timer, &flow, pressures, x.client.stream, ask_again).await
     };
     let down = match outcome {
         Outcome::Down(down) => down,
@@ -329,16 +330,14 @@ enum Outcome {
 
 /// Runs both directions until the answer is over, one of them fails, or the time is up.
 async fn race(
-    downlink: impl Future<Output = Down>,
-    uplink: impl Future<Output = Stop>,
+    mut downlink: Pin<&mut impl Future<Output = Down>>,
+    mut uplink: Pin<&mut impl Future<Output = Stop>>,
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
     stream: Option<ClientStream<'_>>,
     ask_again: impl Fn() -> Option<Instant>,
 ) -> Outcome {
-    let mut downlink = pin!(downlink);
-    let mut uplink = pin!(uplink);
     poll_fn(|cx| {
         if let Poll::Ready(down) = downlink.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Down(down));

@@ -84,7 +84,7 @@ pub struct Downlink<'d, 'c, 'u> {
 
 impl Downlink<'_, '_, '_> {
     /// Carries the answer down, to its end.
-    pub async fn run(mut self) -> Down {
+    pub async fn run(&mut self) -> Down {
         match self.answer().await {
             Ok(down) | Err(down) => down,
         }
