@@ -17,7 +17,7 @@ mod refresh;
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
@@ -29,9 +29,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::Instant};
+use tokio::{net::TcpStream, sync::watch, time::Instant};
 
-use self::addresses::HEAD_START;
 pub use self::{
     addresses::{Addresses, ConnectError},
     lookup::Lookup,
@@ -97,22 +96,8 @@ impl Names {
                 name.known.load().list.to_vec()
             }
         };
-        let mut rest = addresses.into_iter();
-        let mut tries = JoinSet::new();
-        let mut failure = ConnectError::NoAddress;
-        loop {
-            match rest.next() {
-                Some(address) => drop(tries.spawn(TcpStream::connect((address, port)))),
-                None if tries.is_empty() => return Err(failure),
-                None => {}
-            }
-            let patience = if rest.len() > 0 { HEAD_START } else { Duration::MAX };
-            match tokio::time::timeout(patience, tries.join_next()).await {
-                Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
-                Ok(Some(Ok(Err(error)))) => failure = error.into(),
-                Ok(Some(Err(_)) | None) | Err(_) => {}
-            }
-        }
+        let order = addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
+        addresses::race(order, |_| {}).await.map(|(stream, _)| stream)
     }
 
     /// Puts names in.

@@ -13,13 +13,13 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep},
+    time::{Instant, timeout},
 };
 
 use super::{ADDRESSES_MAX, Name, Names};
 
 /// How long an address has to itself before the next one is tried beside it (RFC 8305 section 5).
-pub(super) const HEAD_START: Duration = Duration::from_millis(250);
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// How long an address that failed comes after the others; doubles with each failure in a row.
 const PENALTY: Duration = Duration::from_secs(10);
@@ -127,7 +127,9 @@ impl Addresses {
         }
         let order = self.order(Instant::now());
         self.advance();
-        self.race(order).await
+        let (stream, address) = race(order, |address| self.penalise(address, Instant::now())).await?;
+        self.failed.borrow_mut().retain(|failed| failed.address != address);
+        Ok((stream, address))
     }
 
     /// All addresses, in the order in which they are to be tried.
@@ -144,40 +146,6 @@ impl Addresses {
         order
     }
 
-    /// The first connection that there is: each address has a head start, and a failure ends it.
-    async fn race(&self, order: Vec<SocketAddr>) -> Result<(TcpStream, SocketAddr), ConnectError> {
-        let mut failure = ConnectError::NoAddress;
-        let mut order = order.into_iter().peekable();
-        let mut tries = Tries { addresses: self, list: Vec::new() };
-        while let Some(address) = order.next() {
-            tries.begin(address);
-            // The last one has all the time that the caller gives; so have those before it.
-            let mut over = std::pin::pin!(sleep(if order.peek().is_some() { HEAD_START } else { Duration::MAX }));
-            let ended = poll_fn(|cx| match tries.poll(cx) {
-                Poll::Pending => over.as_mut().poll(cx).map(|()| None),
-                ready => ready.map(Some),
-            });
-            match ended.await {
-                Some((address, Ok(stream))) => return Ok((self.connected(address, stream), address)),
-                Some((address, Err(error))) => {
-                    self.penalise(address, Instant::now());
-                    failure = error.into();
-                }
-                None => {}
-            }
-        }
-        while !tries.list.is_empty() {
-            match poll_fn(|cx| tries.poll(cx)).await {
-                (address, Ok(stream)) => return Ok((self.connected(address, stream), address)),
-                (address, Err(error)) => {
-                    self.penalise(address, Instant::now());
-                    failure = error.into();
-                }
-            }
-        }
-        Err(failure)
-    }
-
     /// The name's present entry: another one if the name was gone for a while. Not counted as one more user of it,
     /// which the other workers would feel.
     fn name(&self) -> Ref<'_, Option<Arc<Name>>> {
@@ -191,11 +159,6 @@ impl Addresses {
         let Source::Name { host, names, .. } = &self.source else { return None };
         let outdated = self.name.borrow().as_ref().is_none_or(|name| name.retired.load(Acquire));
         if outdated { names.find(host) } else { None }
-    }
-
-    fn connected(&self, address: SocketAddr, stream: TcpStream) -> TcpStream {
-        self.failed.borrow_mut().retain(|failed| failed.address != address);
-        stream
     }
 
     fn penalise(&self, address: SocketAddr, now: Instant) {
@@ -216,19 +179,47 @@ impl Failed {
     }
 }
 
-/// Connections that are being made. Those that had their head start and are given up count as failed.
-struct Tries<'a> {
-    addresses: &'a Addresses,
+/// The first connection that there is: each address has a head start, and a failure ends it. `failed` is told of those that
+/// fail, or are given up though they had their head start. The caller bounds the time.
+pub(super) async fn race(
+    order: Vec<SocketAddr>,
+    failed: impl FnMut(SocketAddr),
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let mut failure = ConnectError::NoAddress;
+    let mut order = order.into_iter();
+    let mut tries = Tries { failed, list: Vec::new() };
+    loop {
+        match order.next() {
+            Some(address) => tries.begin(address),
+            None if tries.list.is_empty() => return Err(failure),
+            None => {}
+        }
+        // The last one has all the time that the caller gives; so have those before it.
+        let patience = if order.len() > 0 { HEAD_START } else { Duration::MAX };
+        match timeout(patience, poll_fn(|cx| tries.poll(cx))).await {
+            Ok((address, Ok(stream))) => return Ok((stream, address)),
+            Ok((address, Err(error))) => {
+                (tries.failed)(address);
+                failure = error.into();
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Connections that are being made.
+struct Tries<F: FnMut(SocketAddr)> {
+    failed: F,
     list: Vec<Try>,
 }
 
 struct Try {
     address: SocketAddr,
     begun: Instant,
-    connecting: Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>,
+    connecting: Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>,
 }
 
-impl Tries<'_> {
+impl<F: FnMut(SocketAddr)> Tries<F> {
     fn begin(&mut self, address: SocketAddr) {
         self.list.push(Try { address, begun: Instant::now(), connecting: Box::pin(TcpStream::connect(address)) });
     }
@@ -244,11 +235,11 @@ impl Tries<'_> {
     }
 }
 
-impl Drop for Tries<'_> {
+impl<F: FnMut(SocketAddr)> Drop for Tries<F> {
     fn drop(&mut self) {
         let now = Instant::now();
         for given_up in self.list.iter().filter(|one| now.duration_since(one.begun) >= HEAD_START) {
-            self.addresses.penalise(given_up.address, now);
+            (self.failed)(given_up.address);
         }
     }
 }

@@ -83,8 +83,7 @@ async fn an_address_that_does_not_answer_delays_by_its_head_start_once() {
     let deaf = socket.listen(0).expect("listens");
     let port = deaf.local_addr().expect("an address").port();
     let mut queue = Vec::new();
-    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect((local(2), port))).await
-    {
+    while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect((local(2), port))).await {
         queue.push(stream.expect("connects"));
     }
     let listener = TcpListener::bind((local(3), port)).await.expect("binds");
