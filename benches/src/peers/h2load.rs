@@ -169,7 +169,7 @@ struct Log {
 }
 
 impl Log {
-    /// "START_US<tab>STATUS<tab>TOOK_US" a line.
+    /// `START_US STATUS TOOK_US` a line, with tabs between.
     fn parse(text: &str) -> anyhow::Result<Self> {
         let mut log = Self::default();
         let (mut first, mut last) = (u64::MAX, 0);

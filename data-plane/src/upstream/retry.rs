@@ -120,9 +120,13 @@ impl Retrying<'_> {
     /// The pause before the next try: full jitter over a span that doubles, but no less than was asked for.
     #[must_use]
     pub fn pause(&self) -> Duration {
-        let span = self.retry.backoff_base.saturating_mul(1 << self.retries.min(16)).min(self.retry.backoff_max);
-        span.mul_f64(fastrand::f64()).max(self.asked.get())
+        backoff(self.retry.backoff_base, self.retry.backoff_max, self.retries).max(self.asked.get())
     }
+}
+
+/// Any time from none to `base`, doubled for each retry there was, but at most `max`.
+fn backoff(base: Duration, max: Duration, retries: u32) -> Duration {
+    base.saturating_mul(1 << retries.min(16)).min(max).mul_f64(fastrand::f64())
 }
 
 /// What `Retry-After` asks for (RFC 9110 section 10.2.3): seconds, or a date. Nothing if it is absent or neither.
@@ -140,6 +144,22 @@ fn retry_after(fields: &Fields, now: SystemTime) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_are_anywhere_in_a_span_that_doubles_to_its_bound() {
+        let (base, max) = (Duration::from_millis(100), Duration::from_millis(700));
+        // Of 1000 pauses none falls into a tenth of the span once in 10^45 runs.
+        for (retries, span_ms) in [(0, 100), (1, 200), (2, 400), (3, 700), (4, 700), (u32::MAX, 700)] {
+            let span = Duration::from_millis(span_ms);
+            let pauses: Vec<_> = (0..1000).map(|_| backoff(base, max, retries)).collect();
+            assert!(pauses.iter().all(|pause| *pause <= span), "{retries}");
+            for tenth in 0..10 {
+                let (from, to) = (span / 10 * tenth, span / 10 * (tenth + 1));
+                assert!(pauses.iter().any(|pause| (from..to).contains(pause)), "{retries}: none in tenth {tenth}");
+            }
+        }
+        assert!(backoff(Duration::MAX, Duration::from_secs(1), u32::MAX) <= Duration::from_secs(1));
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
