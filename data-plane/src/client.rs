@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -68,6 +68,13 @@ pub struct ClientStream<'a> {
     pub open: &'a Cell<usize>,
 }
 
+impl ClientStream<'_> {
+    /// Ready when the client has given it up.
+    pub fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.outgoing.borrow_mut().poll_reset(cx)
+    }
+}
+
 impl Client<'_> {
     /// Waits for something on the client's behalf, until the deadline at most, and only while the client is there.
     ///
@@ -79,7 +86,7 @@ impl Client<'_> {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            let given_up = self.stream.is_some_and(|stream| stream.outgoing.borrow_mut().poll_reset(cx).is_ready());
+            let given_up = self.stream.is_some_and(|stream| stream.poll_given_up(cx).is_ready());
             if given_up || ended.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Unmet::Gone));
             }

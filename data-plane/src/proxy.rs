@@ -18,6 +18,7 @@ use std::{
     io,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -331,7 +332,7 @@ async fn admit(
         }
         Entry::Later(waiting) => waiting,
     };
-    let due = turn_due(begun(x, upload, record), plan, limits);
+    let due = due(begun(x, upload, record), plan, limits.pending_timeout);
     x.client.wait(due, waiting).await.map_err(|unmet| turn_missed(unmet, plan, group))
 }
 
@@ -340,10 +341,10 @@ fn begun(x: &Exchange<'_, '_>, upload: &Upload, record: &Record) -> Option<Insta
     if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at }
 }
 
-/// When a request that begins to wait for its turn has waited long enough.
-fn turn_due(begun: Option<Instant>, plan: &attempt::Plan<'_>, limits: Limits) -> Instant {
+/// When a request that begins to wait now, for so long at most, has waited long enough.
+fn due(begun: Option<Instant>, plan: &attempt::Plan<'_>, span: Duration) -> Instant {
     let bounds = [begun.map(|begun| begun + plan.timeouts.total), plan.ends];
-    bounds.into_iter().flatten().fold(Instant::now() + limits.pending_timeout, Instant::min)
+    bounds.into_iter().flatten().fold(Instant::now() + span, Instant::min)
 }
 
 fn turn_missed(unmet: Unmet, plan: &attempt::Plan<'_>, group: &Group) -> ProxyError {
@@ -422,8 +423,8 @@ fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// Whether a request asks for a WebSocket as RFC 6455 has it, or RFC 8441, which was made into the same. Every other upgrade is dropped: an upstream that
-/// agreed to one would speak a protocol that the gateway does not see through.
+/// Whether a request asks for a WebSocket as RFC 6455 has it, or RFC 8441, which was made into the same. Every other
+/// upgrade is dropped: an upstream that agreed to one would speak a protocol that the gateway does not see through.
 fn wants_websocket(request: &RequestHead) -> bool {
     let mut protocols = request.fields.get_all("upgrade");
     request.connection.upgrade

@@ -208,6 +208,18 @@ pub enum Protocol {
     Negotiated,
 }
 
+impl Protocol {
+    /// Whether a connection speaks HTTP/2, on which both sides agreed for it or not.
+    #[must_use]
+    pub fn is_http2(self, agreed: bool) -> bool {
+        match self {
+            Self::Http1 => false,
+            Self::H2 => true,
+            Self::Negotiated => agreed,
+        }
+    }
+}
+
 /// How an endpoint is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
@@ -327,7 +339,7 @@ impl Default for OutlierDetection {
 /// What one proxy sends to a backend at most, over all of its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open, idle ones included; but a worker may always have one that is shared to each endpoint. 1 to 1,000,000.
+    /// Connections open, idle ones included; but a worker without one to an endpoint may always make it. 1 to 1,000,000.
     pub connections: Option<u32>,
     /// Requests under way. 1 to 1,000,000.
     pub requests: Option<u32>,

@@ -34,7 +34,7 @@ pub(super) async fn probe(endpoint: &Endpoint, names: &Names, probe: &Probe) -> 
         Probe::Grpc { service } => grpc(endpoint, stream, service).await,
         Probe::Http { path, host, statuses, headers } => {
             let host = host.as_deref().unwrap_or(&endpoint.authority);
-            let status = if speaks_http2(endpoint, &stream) {
+            let status = if endpoint.protocol.is_http2(stream.agreed_on(b"h2")) {
                 http2(stream, get(endpoint, host, path, headers)?, Bytes::new()).await?.status
             } else {
                 http1(stream, &get_as_text(endpoint, host, path, headers)).await?
@@ -54,14 +54,6 @@ async fn connect(endpoint: &Endpoint, names: &Names) -> io::Result<Stream> {
     match &endpoint.tls {
         None => Ok(tcp.into()),
         Some(tls) => tls.connect(tcp, false).await,
-    }
-}
-
-fn speaks_http2(endpoint: &Endpoint, stream: &Stream) -> bool {
-    match endpoint.protocol {
-        Protocol::Http1 => false,
-        Protocol::H2 => true,
-        Protocol::Negotiated => stream.agreed_on(b"h2"),
     }
 }
 

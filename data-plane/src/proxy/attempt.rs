@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::{
     After, Exchange, Record, admit_connection, begun,
     downlink::{Down, Downlink},
+    due,
     flow::{Flow, UploadState},
-    turn_due,
     uplink::{Stop, Upload, uplink},
 };
 use crate::{
@@ -118,7 +118,7 @@ pub async fn attempt(
         (Some(connection), _) => Turn::Pooled(connection),
         (None, None) => Turn::New(None),
         (None, Some(limits)) => {
-            let due = turn_due(begun, plan, limits);
+            let due = due(begun, plan, limits.pending_timeout);
             // In a box: who has no limits does not pay for its size.
             Box::pin(admit_connection(x, due, plan, limits, &retrying.view.group, pool, need)).await?
         }
@@ -127,9 +127,7 @@ pub async fn attempt(
     let Connection { slot, mut link, address, reused } = match turn {
         Turn::Pooled(connection) => connection,
         Turn::New(slot) => {
-            let due = Instant::now() + timeouts.connect;
-            let due = begun.map_or(due, |begun| due.min(begun + timeouts.total));
-            let due = plan.ends.map_or(due, |ends| due.min(ends));
+            let due = due(begun, plan, timeouts.connect);
             match x.client.timer.until(due, pool.connect(plan.upgrade, slot)).await {
                 Ok(connected) => connected.map_err(|error| {
                     tracing::debug!(endpoint = %endpoint.authority, %error, "cannot connect");
@@ -345,7 +343,7 @@ async fn race(
         if let Poll::Ready(stop) = uplink.as_mut().poll(cx) {
             return Poll::Ready(Outcome::Stop(stop));
         }
-        if stream.is_some_and(|stream| stream.outgoing.borrow_mut().poll_reset(cx).is_ready()) {
+        if stream.is_some_and(|stream| stream.poll_given_up(cx).is_ready()) {
             return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
         flow.watch_client(client, stream.map_or(1, |stream| stream.open.get()));

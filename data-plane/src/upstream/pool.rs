@@ -290,11 +290,7 @@ impl EndpointState {
 
     /// Whether a connection serves several requests at a time, as far as is known.
     fn shares(&self) -> bool {
-        match self.protocol {
-            Protocol::Http1 => false,
-            Protocol::H2 => true,
-            Protocol::Negotiated => !self.chose_http1.get(),
-        }
+        self.protocol.is_http2(!self.chose_http1.get())
     }
 
     /// Closes what lay too long, was closed by the other side, or leads where the endpoint no longer is.
@@ -349,11 +345,7 @@ impl EndpointState {
             // A WebSocket is begun as HTTP/1.1 has it where there is a choice: every server knows that.
             Some(tls) => tls.connect(tcp, for_websocket && self.protocol == Protocol::Negotiated).await?,
         };
-        let http2 = match self.protocol {
-            Protocol::Http1 => false,
-            Protocol::H2 => true,
-            Protocol::Negotiated => stream.agreed_on(b"h2"),
-        };
+        let http2 = self.protocol.is_http2(stream.agreed_on(b"h2"));
         if !for_websocket {
             self.chose_http1.set(!http2);
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use tokio::time::Instant;
 
-use crate::harness::{End, Http2, Peer, Upstream, Wire, header, reply, with_gateway, within};
+use crate::harness::{End, Http2, Peer, Upstream, Wire, backend_for_all, header, reply, with_gateway, within};
 
 /// How an upstream writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,7 @@ impl Service {
             Self::Http1(upstream) => ("http1", upstream.url()),
             Self::Http2(peer) => ("h2c", peer.url()),
         };
-        format!(
-            "backends: [{{name: service, protocol: {protocol}, endpoints: [\"{url}\"]}}]\n\
-             routes: [{{name: all, path: /, backend: service, timeouts: {timeouts}}}]\n"
-        )
+        backend_for_all(protocol, &url, timeouts)
     }
 
     async fn asked(&mut self) -> Asked {

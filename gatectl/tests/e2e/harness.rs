@@ -48,6 +48,14 @@ pub async fn with_gateway(manifest: &str, test: impl AsyncFnOnce(&mut Gateway)) 
     gateway.shutdown().await;
 }
 
+/// A manifest with one backend, which speaks that protocol, for everything.
+pub fn backend_for_all(protocol: &str, url: &str, timeouts: &str) -> String {
+    format!(
+        "backends: [{{name: service, protocol: {protocol}, endpoints: [\"{url}\"]}}]\n\
+         routes: [{{name: all, path: /, backend: service, timeouts: {timeouts}}}]\n"
+    )
+}
+
 /// The future's output; a panic that says what did not happen if it takes too long.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {

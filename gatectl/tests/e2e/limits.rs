@@ -322,10 +322,8 @@ async fn a_body_that_trickles_is_cut_and_messages_that_trickle_are_not() {
 /// How often those send or take a byte who want to live for ever: often enough for the time between two pieces.
 const TRICKLE: Duration = Duration::from_millis(300);
 
-#[tokio::test]
-async fn a_reader_who_takes_a_byte_now_and_then_is_cut() {
-    const WINDOW_UPDATE: u8 = 8;
-    const RST_STREAM: u8 = 3;
+/// A client of HTTP/2 that has no room for bodies yet, where a thousand bytes earn a second and there is one.
+async fn reader_without_room() -> (Witness, Gateway, Wire) {
     let upstream = Witness::start(|_| Reply::Send(answer("x".repeat(100_000)))).await;
     let builder = Gateway::builder().proxy_settings(|settings| {
         settings.write_timeout = 1;
@@ -334,9 +332,21 @@ async fn a_reader_who_takes_a_byte_now_and_then_is_cut() {
     let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
     let mut client = Wire::connect(gateway.proxy_addr()).await;
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    // No room for a body; GET http://a/
     client.send([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]).await;
-    client.send([0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a']).await;
+    (upstream, gateway, client)
+}
+
+/// The frame that asks for `http://a/`.
+fn get_without_body(stream: u8) -> [u8; 15] {
+    [0, 0, 6, 1, 5, 0, 0, 0, stream, 0x82, 0x86, 0x84, 0x41, 1, b'a']
+}
+
+#[tokio::test]
+async fn a_reader_who_takes_a_byte_now_and_then_is_cut() {
+    const WINDOW_UPDATE: u8 = 8;
+    const RST_STREAM: u8 = 3;
+    let (_upstream, gateway, mut client) = reader_without_room().await;
+    client.send(get_without_body(1)).await;
     let begun = tokio::time::Instant::now();
     let mut taken = 0;
     loop {
@@ -358,18 +368,10 @@ async fn a_reader_who_takes_a_byte_now_and_then_is_cut() {
 #[tokio::test]
 async fn the_answers_of_a_connection_share_what_it_must_take() {
     const STREAMS: u8 = 10;
-    let upstream = Witness::start(|_| Reply::Send(answer("x".repeat(100_000)))).await;
-    let builder = Gateway::builder().proxy_settings(|settings| {
-        settings.write_timeout = 1;
-        settings.min_write_rate = 1_000;
-    });
-    let gateway = builder.manifest(&all_to(&upstream.url())).start().await;
-    let mut client = Wire::connect(gateway.proxy_addr()).await;
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    client.send([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]).await;
+    let (_upstream, gateway, mut client) = reader_without_room().await;
     let ids = || (0..STREAMS).map(|index| 2 * index + 1);
     for id in ids() {
-        client.send([0, 0, 6, 1, 5, 0, 0, 0, id, 0x82, 0x86, 0x84, 0x41, 1, b'a']).await;
+        client.send(get_without_body(id)).await;
     }
     // All together take twice as much as they must, each a fifth.
     for _ in 0..10 {

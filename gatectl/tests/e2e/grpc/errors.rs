@@ -6,7 +6,7 @@ use super::{
     interop::Caller,
     service::{Note, frame},
 };
-use crate::harness::{Http2, Peer, answered, body_of, reply, with_gateway, within};
+use crate::harness::{Http2, Peer, answered, backend_for_all, body_of, reply, with_gateway, within};
 
 #[tokio::test]
 async fn errors_of_the_gateway_are_statuses_of_grpc() {
@@ -38,11 +38,7 @@ async fn errors_of_the_gateway_are_statuses_of_grpc() {
 #[tokio::test]
 async fn an_upstream_that_breaks_off_a_call_is_told_of_in_the_trailers() {
     let mut peer = Peer::start().await;
-    let manifest = format!(
-        "backends: [{{name: b, protocol: h2c, endpoints: [\"{}\"]}}]\nroutes: [{{name: all, path: /, backend: b}}]\n",
-        peer.url()
-    );
-    with_gateway(&manifest, async |gateway| {
+    with_gateway(&backend_for_all("h2c", &peer.url(), "{}"), async |gateway| {
         let mut client = Http2::connect(gateway.proxy_addr()).await;
         for kind in ["application/grpc", "application/octet-stream"] {
             let head = client.head("POST", "/a.Service/Call", &[("content-type", kind), ("te", "trailers")]);
@@ -77,11 +73,7 @@ async fn an_upstream_that_breaks_off_a_call_is_told_of_in_the_trailers() {
 async fn a_call_that_the_upstream_gives_up_has_the_status_that_belongs_to_its_code() {
     use h2::Reason;
     let mut peer = Peer::start().await;
-    let manifest = format!(
-        "backends: [{{name: b, protocol: h2c, endpoints: [\"{}\"]}}]\nroutes: [{{name: all, path: /, backend: b}}]\n",
-        peer.url()
-    );
-    with_gateway(&manifest, async |gateway| {
+    with_gateway(&backend_for_all("h2c", &peer.url(), "{}"), async |gateway| {
         let mut client = Http2::connect(gateway.proxy_addr()).await;
         for (reason, status) in [
             (Reason::CANCEL, "1"),

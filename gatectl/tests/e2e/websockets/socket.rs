@@ -4,7 +4,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server};
 
 use crate::harness::{
-    AGREES, Asked, End, Gateway, HANDSHAKE, Http2, Peer, Upstream, Wire, header, pour, reply, within,
+    AGREES, Asked, End, Gateway, HANDSHAKE, Http2, Peer, Upstream, Wire, backend_for_all, header, pour, reply, within,
 };
 
 /// What one side speaks.
@@ -183,10 +183,7 @@ impl Service {
             Self::Http1(upstream) => ("http1", upstream.url()),
             Self::Http2(peer) => ("h2c", peer.url()),
         };
-        format!(
-            "backends: [{{name: service, protocol: {protocol}, endpoints: [\"{url}\"]}}]\n\
-             routes: [{{name: all, path: /, backend: service, timeouts: {timeouts}}}]\n"
-        )
+        backend_for_all(protocol, &url, timeouts)
     }
 
     /// The next handshake, which must be a good one.
