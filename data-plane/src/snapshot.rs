@@ -39,21 +39,24 @@ pub struct Snapshot {
     pub revision: u64,
     /// Sorted by name. Empty means that the process's default listener is used.
     pub listeners: Vec<Arc<Listener>>,
+    /// The names of the listeners, sorted by their addresses: each request asks for that of the one it came in by.
+    names: Arc<[(SocketAddr, Arc<str>)]>,
     /// Every route, ready to be matched.
     pub router: Router,
     pub(crate) compiled: compile::Compiled,
 }
 
 impl Snapshot {
-    /// The name of the listener with that address. There are few, and mostly one or two.
+    /// The name of the listener with that address.
     #[must_use]
     pub fn listener_at(&self, address: SocketAddr) -> Option<&str> {
-        self.listeners.iter().find(|listener| listener.address == address).map(|listener| &*listener.name)
+        let found = self.names.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        Some(&self.names[found].1)
     }
 
     /// Whether there is a listener of that name.
     pub fn has_listener(&self, name: &str) -> bool {
-        self.listeners.iter().any(|listener| &*listener.name == name)
+        self.listeners.binary_search_by(|listener| (*listener.name).cmp(name)).is_ok()
     }
 
     /// Whether there is a route of that name.

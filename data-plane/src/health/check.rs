@@ -117,8 +117,7 @@ fn adjust(
 /// Checks one endpoint for ever.
 async fn run(health: Arc<Health>, names: Arc<Names>, checks: Arc<Checks>, endpoint: Arc<Endpoint>, check: HealthCheck) {
     let mut against = 0;
-    // The first check comes at a random moment of the interval, so that checkers do not march in step.
-    sleep(check.interval.mul_f64(fastrand::f64()).min(check.interval / 2)).await;
+    sleep(first_pause(check.interval)).await;
     loop {
         let begun = Instant::now();
         let result = timeout(check.timeout, probe(&endpoint, &names, &check.probe)).await;
@@ -141,7 +140,43 @@ async fn run(health: Arc<Health>, names: Arc<Names>, checks: Arc<Checks>, endpoi
                 tracing::warn!(endpoint = &*checks.authority, up = good, reason, "health changed");
             }
         }
-        let next = begun + check.interval.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let next = begun + span(check.interval);
         tokio::time::sleep_until(next.max(Instant::now() + check.interval / 10)).await;
+    }
+}
+
+/// The first check comes at a random moment of half an interval, so that checkers do not march in step.
+fn first_pause(interval: Duration) -> Duration {
+    (interval / 2).mul_f64(fastrand::f64())
+}
+
+/// From the start of a check to that of the next: the interval, give or take a tenth, so that they do not fall into step.
+fn span(interval: Duration) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a thousand pauses none is outside, and each tenth of the span between has about a tenth of them: 6 standard deviations.
+    fn are_spread(pauses: impl Fn() -> Duration, from: Duration, to: Duration) {
+        let mut tenths = [0; 10];
+        for _ in 0..1000 {
+            let pause = pauses();
+            assert!((from..=to).contains(&pause), "{pause:?}");
+            let tenth = 10.0 * (pause - from).as_secs_f64() / (to - from).as_secs_f64();
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 10")]
+            let tenth = (tenth as usize).min(9);
+            tenths[tenth] += 1;
+        }
+        assert!(tenths.iter().all(|count| (40..=160).contains(count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn checks_do_not_march_in_step() {
+        let millis = Duration::from_millis;
+        are_spread(|| first_pause(millis(1000)), Duration::ZERO, millis(500));
+        are_spread(|| span(millis(1000)), millis(900), millis(1100));
     }
 }

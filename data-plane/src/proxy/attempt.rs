@@ -158,6 +158,8 @@ pub async fn attempt(
         x.request.fields.set("grpc-timeout", grpc::timeout_text(left).as_bytes());
     }
     flow.replayable.set(upload.can_replay());
+    // A server that is full, for one, answers whoever connects before it has read anything.
+    flow.addressed.set(!reused);
     let silence = timeouts.total / 2;
     if timeouts.per_try.is_none()
         && x.request.framing == Framing::Empty

@@ -158,8 +158,8 @@ impl Downlink<'_, '_, '_> {
                     let answered = !input.buffer.is_empty();
                     return Err(Down::Closed { answered, unseen: false, error: ProxyError::UpstreamClosed });
                 }
-                // An answer before the question: it was meant for nobody, and the connection is no good.
-                Ok(_) if !self.flow.head_sent.get() => {
+                // An answer before the question, where there were others: who knows which it is for.
+                Ok(_) if !self.flow.addressed.get() => {
                     return Err(Down::Closed { answered: false, unseen: false, error: ProxyError::UpstreamClosed });
                 }
                 Ok(_) => {}

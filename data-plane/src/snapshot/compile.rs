@@ -229,6 +229,9 @@ impl<'a> Draft<'a> {
         }
         self.next.listeners.sort_by(|left, right| left.name.cmp(&right.name));
         listener::check_all(&self.next.listeners, changes, &mut self.faults);
+        if !changes.is_empty() {
+            self.next.names = listener::names(&self.next.listeners);
+        }
     }
 
     fn change_backends(&mut self, changes: &[&'a wire::Change]) {

@@ -11,6 +11,7 @@ mod dev;
 mod discovery;
 mod docs;
 mod drain;
+mod early_answers;
 mod events;
 mod examples;
 mod forwarding;

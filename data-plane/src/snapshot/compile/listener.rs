@@ -59,6 +59,13 @@ fn address(text: &str, faults: &mut Faults) -> Option<SocketAddr> {
     }
 }
 
+/// The names of listeners, sorted by address.
+pub(super) fn names(listeners: &[Arc<Listener>]) -> Arc<[(SocketAddr, Arc<str>)]> {
+    let mut names: Vec<_> = listeners.iter().map(|listener| (listener.address, Arc::clone(&listener.name))).collect();
+    names.sort_unstable();
+    names.into()
+}
+
 /// Checks what concerns several of them (sorted by name, as the changes are).
 pub(super) fn check_all(listeners: &[Arc<Listener>], changes: &[&wire::Change], faults: &mut Faults) {
     if changes.is_empty() {

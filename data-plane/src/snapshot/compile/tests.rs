@@ -456,6 +456,17 @@ fn listeners_are_sorted_and_their_addresses_checked() {
     assert_eq!(told(&found), [(fault::DUPLICATE_LISTENER_ADDRESS, "a", "address")]);
     let swapped = snapshot.compile(2, &[listener("a", "127.0.0.1:1"), listener("b", "[::1]:1")]).expect("valid");
     assert_eq!(swapped.listeners[0].address.to_string(), "127.0.0.1:1");
+    let at = |snapshot: &Snapshot, address: &str| {
+        snapshot.listener_at(address.parse().expect("an address")).map(str::to_owned)
+    };
+    for (snapshot, names) in [(&snapshot, ["b", "a"]), (&swapped, ["a", "b"])] {
+        assert_eq!(["127.0.0.1:1", "[::1]:1"].map(|address| at(snapshot, address).expect("a listener")), names);
+        assert_eq!(["127.0.0.1:2", "127.0.0.2:1", "[::]:1"].map(|address| at(snapshot, address)), [None, None, None]);
+        assert_eq!(["a", "b", "", "c"].map(|name| snapshot.has_listener(name)), [true, true, false, false]);
+    }
+    let removed = wire::Change { kind: wire::Kind::Listener.into(), name: "a".to_owned(), resource: None };
+    let fewer = swapped.compile(3, &[removed]).expect("valid");
+    assert_eq!((at(&fewer, "127.0.0.1:1"), at(&fewer, "[::1]:1").as_deref()), (None, Some("b")));
     assert_eq!(start(&[listener("a", ":8443")]).listeners[0].address.to_string(), "[::]:8443");
 }
 
