@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use crate::harness::{Child, Client, Dev, Gateway, free_port, within};
+use crate::harness::{
+    Authority, Child, Client, Dev, Gateway, Tls, Witness, free_port, gatectl, gatectl_with_env, within,
+};
 
 const GATE: &str = "\
 certificates:
@@ -194,7 +196,7 @@ async fn a_control_plane_wants_the_key_that_its_secrets_were_sealed_with() {
     within("an open port", listening).await;
     let url = format!("http://{grpc}");
     let args = ["-c", &url, "apply", "-f", "gate.yaml"];
-    crate::harness::gatectl(folder.path(), &args, "").await.expect(0);
+    gatectl(folder.path(), &args, "").await.expect(0);
     // As with `kill -9` at once: the journal is still there.
     control_plane.kill();
     assert_eq!(files_with(folder.path(), &lines(&key)), ["web.key"], "in no database, no journal and no log");
@@ -212,8 +214,66 @@ async fn a_control_plane_wants_the_key_that_its_secrets_were_sealed_with() {
     let flags = [&flags[..], &["--secrets-key-file", "moved.key"]].concat();
     let _again = Child::control_plane(folder.path(), "again", &flags);
     within("an open port", async { while tokio::net::TcpStream::connect(&grpc).await.is_err() {} }).await;
-    let shown = crate::harness::gatectl(folder.path(), &["-c", &url, "get", "certificates"], "").await.expect(0);
+    let shown = gatectl(folder.path(), &["-c", &url, "get", "certificates"], "").await.expect(0);
     assert!(shown.contains("a.example"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_certificate_from_gatectls_environment_is_served() {
+    let upstream = Witness::saying("here").await;
+    let route = format!("routes: [{{name: all, path: /, backend: \"{}\"}}]\n", upstream.url());
+    let gateway = Gateway::builder().manifest(&route).start().await;
+    let authority = Authority::new();
+    let pair = authority.sign(&["a.example"]);
+    let port = free_port();
+    let yaml = GATE.replace("{file: tls/web.pem}", "{env: WEB_CHAIN}").replace("{file: tls/web.key}", "{env: WEB_KEY}");
+    gateway.write("gate.yaml", &yaml.replace("PORT", &port.to_string()));
+    let url = gateway.control_plane_url();
+    let args = ["-c", &url, "apply", "--wait", "-f", "gate.yaml"];
+    let env = [("WEB_CHAIN", pair.chain.as_str()), ("WEB_KEY", pair.key.as_str())];
+    gatectl_with_env(gateway.folder(), &args, "", &env[..1]).await.expect(1);
+    gatectl_with_env(gateway.folder(), &args, "", &env).await.expect(0);
+    let tls = Tls::of(&authority).connect(([127, 0, 0, 1], port).into(), "a.example").await.expect("a handshake");
+    assert_eq!(tls.get_ref().1.peer_certificates().expect("a certificate")[0], pair.der());
+    assert_eq!(Client::over(tls).host("a.example").get("/").await.text(), "here");
+    assert_eq!(files_with(gateway.folder(), &lines(&pair.key)), Vec::<String>::new());
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_secrets_key_from_the_environment_opens_what_was_sealed_with_it_and_no_other_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [grpc, http] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let flags = ["--database", "gate.db", "--grpc-listen", &grpc, "--http-listen", &http];
+    let url = format!("http://{grpc}");
+    let (right, other) = ("5a".repeat(32), "a5".repeat(32));
+    let (chain, key) = pem(90);
+    fs::write(folder.path().join("web.pem"), &chain).expect("writes");
+    fs::write(folder.path().join("web.key"), &key).expect("writes");
+    let yaml = "certificates: [{name: web, certificate: {file: web.pem}, key: {file: web.key}}]\n";
+    fs::write(folder.path().join("gate.yaml"), yaml).expect("writes");
+    let start = |name: &str, key: &str| {
+        Child::control_plane_with_env(folder.path(), name, &flags, &[("RUSTYGATE_SECRETS_KEY", key)])
+    };
+    let mut first = start("first", &right);
+    within("an open port", async { while tokio::net::TcpStream::connect(&grpc).await.is_err() {} }).await;
+    gatectl(folder.path(), &["-c", &url, "apply", "-f", "gate.yaml"], "").await.expect(0);
+    first.terminate();
+    assert!(first.ended().await.success(), "{}", first.log());
+    assert!(!folder.path().join("gate.db.key").exists(), "no other key is made");
+    assert_eq!(files_with(folder.path(), &lines(&key)), ["web.key"]);
+    for (name, key, error) in [("other", other.as_str(), "WrongSecretsKey"), ("short", "5a5a", "RUSTYGATE_SECRETS_KEY")]
+    {
+        let mut refused = start(name, key);
+        assert!(!refused.ended().await.success());
+        assert!(refused.log().contains(error) && !refused.log().contains(key), "{}", refused.log());
+    }
+    let again = start("again", &right);
+    within("an open port", async { while tokio::net::TcpStream::connect(&grpc).await.is_err() {} }).await;
+    let same = gatectl(folder.path(), &["-c", &url, "apply", "-f", "gate.yaml"], "").await.expect(0);
+    assert_eq!(same, "revision 1: nothing differs\n");
+    assert!(!again.log().contains(&right));
+    assert_eq!(files_with(folder.path(), &[right]), Vec::<String>::new(), "the key is in no file");
 }
 
 #[tokio::test]

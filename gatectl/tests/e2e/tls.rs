@@ -2,6 +2,7 @@
 
 mod clients;
 mod rotation;
+mod selection;
 mod sessions;
 
 use std::net::SocketAddr;

@@ -29,15 +29,20 @@ pub struct Child {
 impl Child {
     /// Starts a data plane; its log is "NAME.log" in the folder.
     pub fn data_plane(folder: &Path, name: &str, flags: &[&str]) -> Self {
-        Self::start("data", folder, name, flags)
+        Self::start("data", folder, name, flags, &[])
     }
 
     /// Starts a control plane.
     pub fn control_plane(folder: &Path, name: &str, flags: &[&str]) -> Self {
-        Self::start("control", folder, name, flags)
+        Self::start("control", folder, name, flags, &[])
     }
 
-    fn start(kind: &str, folder: &Path, name: &str, flags: &[&str]) -> Self {
+    /// The same with variables in its environment.
+    pub fn control_plane_with_env(folder: &Path, name: &str, flags: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start("control", folder, name, flags, env)
+    }
+
+    fn start(kind: &str, folder: &Path, name: &str, flags: &[&str], env: &[(&str, &str)]) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log");
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
@@ -48,6 +53,7 @@ impl Child {
         }
         command
             .args(["harness::child::is_the_plane_that_another_test_started", "--exact", "--nocapture"])
+            .envs(env.iter().copied())
             .env(PLANE, [&[kind], flags].concat().join("\n"))
             .current_dir(folder)
             .stdin(Stdio::null())

@@ -40,7 +40,13 @@ impl Output {
 
 /// Runs it in a folder to its end.
 pub async fn gatectl(folder: &Path, args: &[&str], stdin: &str) -> Output {
-    let mut child = command(folder).args(args).stdin(Stdio::piped()).spawn().expect("gatectl starts");
+    gatectl_with_env(folder, args, stdin, &[]).await
+}
+
+/// The same with further variables in its environment.
+pub async fn gatectl_with_env(folder: &Path, args: &[&str], stdin: &str, env: &[(&str, &str)]) -> Output {
+    let mut child =
+        command(folder).envs(env.iter().copied()).args(args).stdin(Stdio::piped()).spawn().expect("gatectl starts");
     let stdin_bytes = stdin.as_bytes().to_vec();
     let mut pipe = child.stdin.take().expect("stdin");
     // Whoever does not read stdin closes it.

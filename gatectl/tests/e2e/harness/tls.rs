@@ -8,10 +8,13 @@ use rcgen::{
     string::Ia5String,
 };
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
-    client::Resumption,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
 use tokio::net::TcpStream;
@@ -110,6 +113,45 @@ impl Authority {
     }
 }
 
+/// Takes any certificate.
+#[derive(Debug)]
+struct Unwary(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unwary {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// How a client speaks TLS. Sessions are kept: its second connection takes the first one's up.
 #[derive(Clone, Debug)]
 pub struct Tls {
@@ -138,6 +180,13 @@ impl Tls {
     /// Offers these protocols.
     pub fn alpn(mut self, names: &[&str]) -> Self {
         self.config.alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// Believes anybody.
+    pub fn unwary(mut self) -> Self {
+        let provider = Arc::clone(self.config.crypto_provider());
+        self.config.dangerous().set_certificate_verifier(Arc::new(Unwary(provider)));
         self
     }
 

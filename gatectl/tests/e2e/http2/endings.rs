@@ -162,6 +162,95 @@ async fn an_upstream_that_goes_away_in_order_loses_nothing() {
     .await;
 }
 
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const HEADERS: u8 = 1;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A client's connection, frame by frame.
+struct Frames {
+    wire: Wire,
+    /// PINGs that were not answered.
+    pings: Vec<Vec<u8>>,
+}
+
+/// What a frame says, as far as it matters here.
+#[derive(Debug, PartialEq)]
+enum Said {
+    /// GOAWAY, with the last stream that is looked at, and why.
+    Farewell(u32, u32),
+    /// An answer is over.
+    Answered(u32),
+}
+
+impl Frames {
+    async fn connect(addr: std::net::SocketAddr) -> Self {
+        let mut wire = Wire::connect(addr).await;
+        wire.send([&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        Self { wire, pings: Vec::new() }
+    }
+
+    /// GET /h2, by the static table of HPACK.
+    async fn ask(&mut self, stream: u32) {
+        self.wire.send(frame(HEADERS, END_STREAM | END_HEADERS, stream, b"\x82\x86\x04\x03/h2\x01\x01a")).await;
+    }
+
+    /// The next that says something.
+    async fn next(&mut self) -> Said {
+        loop {
+            let head = self.wire.exactly(9).await;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let number = |bytes: &[u8]| u32::from_be_bytes([bytes[0] & 0x7f, bytes[1], bytes[2], bytes[3]]);
+            let (kind, flags, stream) = (head[3], head[4], number(&head[5..]));
+            let payload = self.wire.exactly(length as usize).await;
+            match kind {
+                SETTINGS if flags & ACK == 0 => self.wire.send(frame(SETTINGS, ACK, 0, &[])).await,
+                PING if flags & ACK == 0 => self.pings.push(payload),
+                GOAWAY => return Said::Farewell(number(&payload), number(&payload[4..])),
+                0 | HEADERS if flags & END_STREAM != 0 => return Said::Answered(stream),
+                3 => panic!("stream {stream} was reset"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Answers the PINGs: whatever was sent before has arrived.
+    async fn pong(&mut self) {
+        for ping in std::mem::take(&mut self.pings) {
+            self.wire.send(frame(PING, ACK, 0, &ping)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_says_goodbye_twice_and_serves_what_was_asked_in_between() {
+    let mut peer = Peer::start().await;
+    let mut gateway = Gateway::builder().manifest(&routes("http://127.0.0.1:9", &peer.url())).start().await;
+    let mut client = Frames::connect(gateway.proxy_addr()).await;
+    client.ask(1).await;
+    let first = peer.next().await;
+    let client_side = async {
+        assert_eq!(client.next().await, Said::Farewell(0x7fff_ffff, 0), "no stream is left out yet");
+        // It was on its way when that was said.
+        client.ask(3).await;
+        peer.next().await.say(200, "in between");
+        assert_eq!(client.next().await, Said::Answered(3));
+        client.pong().await;
+        assert_eq!(client.next().await, Said::Farewell(3, 0), "now it is known which was the last");
+        client.ask(5).await;
+        first.say(200, "late");
+        assert_eq!(client.next().await, Said::Answered(1));
+        client.pong().await;
+        client.wire.end().await;
+        assert!(peer.is_quiet(), "nobody looked at what came behind the last one");
+    };
+    tokio::join!(gateway.drain_proxy(0), client_side);
+    gateway.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_drain_lets_streams_finish_and_takes_what_was_on_its_way() {
     let mut peer = Peer::start().await;
