@@ -158,8 +158,6 @@ pub async fn attempt(
         x.request.fields.set("grpc-timeout", grpc::timeout_text(left).as_bytes());
     }
     flow.replayable.set(upload.can_replay());
-    // A server that is full, for one, answers whoever connects before it has read anything.
-    flow.addressed.set(!reused);
     let silence = timeouts.total / 2;
     if timeouts.per_try.is_none()
         && x.request.framing == Framing::Empty
@@ -204,6 +202,7 @@ pub async fn attempt(
             request: x.request,
             response: x.response,
             flow: &flow,
+            reused,
             plan,
             record,
             worker: x.worker,
@@ -245,7 +244,8 @@ pub async fn attempt(
     };
     match down {
         Down::Answered { reusable, keep_alive } => {
-            let clean = reusable && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty();
+            let clean =
+                reusable && !flow.unasked.get() && flow.upload.get() == UploadState::Done && x.upstream_in.is_empty();
             if let (Link::Http1(stream), true, false) = (link, clean, plan.upgrade) {
                 let now = record.ended.unwrap_or_else(Instant::now);
                 pool.keep(slot, stream, address, now, x.response.connection.keep_alive_time);

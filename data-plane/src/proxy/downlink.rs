@@ -72,6 +72,8 @@ pub struct Downlink<'d, 'c, 'u> {
     pub response: &'d mut ResponseHead,
     /// The other direction.
     pub flow: &'d Flow,
+    /// The upstream's connection has carried other requests.
+    pub reused: bool,
     /// What was decided before.
     pub plan: &'d Plan<'d>,
     /// What is to be known of the request in the end.
@@ -158,11 +160,13 @@ impl Downlink<'_, '_, '_> {
                     let answered = !input.buffer.is_empty();
                     return Err(Down::Closed { answered, unseen: false, error: ProxyError::UpstreamClosed });
                 }
+                Ok(_) if self.flow.head_sent.get() => {}
                 // An answer before the question, where there were others: who knows which it is for.
-                Ok(_) if !self.flow.addressed.get() => {
+                Ok(_) if self.reused => {
                     return Err(Down::Closed { answered: false, unseen: false, error: ProxyError::UpstreamClosed });
                 }
-                Ok(_) => {}
+                // A server that is full, for one, answers whoever connects before it has read anything.
+                Ok(_) => self.flow.unasked.set(true),
             }
         }
     }

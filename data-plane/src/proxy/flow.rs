@@ -51,9 +51,10 @@ pub struct Flow {
     pub client_closed: Cell<bool>,
     /// In a tunnel: the upstream will send no more.
     pub upstream_closed: Cell<bool>,
-    /// What the upstream says now is an answer to this request: its head is on its way, or the connection has carried no
-    /// other.
-    pub addressed: Cell<bool>,
+    /// The request's head is on its way: what the upstream says now, it says to it.
+    pub head_sent: Cell<bool>,
+    /// The upstream said something before it was asked. It may say more of that kind: its connection carries no further request.
+    pub unasked: Cell<bool>,
     /// Whether the request can still be sent again from its beginning.
     pub replayable: Cell<bool>,
     /// How long a response may make no progress, once its head is there.
@@ -79,7 +80,8 @@ impl Flow {
             tunnel: Cell::new(false),
             client_closed: Cell::new(false),
             upstream_closed: Cell::new(false),
-            addressed: Cell::new(false),
+            head_sent: Cell::new(false),
+            unasked: Cell::new(false),
             replayable: Cell::new(true),
             stall: Cell::new(None),
             extended: Cell::new(false),

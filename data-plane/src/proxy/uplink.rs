@@ -126,12 +126,12 @@ async fn send_body(
     plan: &Plan<'_>,
 ) -> Result<(), Halt> {
     if upload.framing == Framing::Empty {
-        flow.addressed.set(true);
+        flow.head_sent.set(true);
         to.flush().await.map_err(|_| Halt::Upstream)?;
         flow.upload.set(UploadState::Done);
         return Ok(());
     }
-    flow.addressed.set(true);
+    flow.head_sent.set(true);
     if let Some(replay) = upload.replay.as_ref().filter(|replay| !replay.is_empty()) {
         to.copy(upload.framing, replay).await.map_err(|_| Halt::Upstream)?;
     }
