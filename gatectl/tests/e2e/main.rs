@@ -5,6 +5,7 @@
 
 mod answers;
 mod apply;
+mod balancing;
 mod certificates;
 mod connections;
 mod dev;

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -58,6 +59,8 @@ impl Seen {
 pub enum Reply {
     /// Sends this and waits for the next request.
     Send(Vec<u8>),
+    /// Sends this after so long.
+    SendAfter(Duration, Vec<u8>),
     /// Sends this and closes.
     SendAndClose(Vec<u8>),
     /// Sends this, then every byte that comes back where it came from.
@@ -178,6 +181,10 @@ async fn serve(mut stream: TcpStream, connection: usize, log: Arc<Mutex<Log>>, s
             locked(&log).requests.push(seen.clone());
             let (bytes, go_on) = match script(&seen) {
                 Reply::Send(bytes) => (bytes, true),
+                Reply::SendAfter(span, bytes) => {
+                    tokio::time::sleep(span).await;
+                    (bytes, true)
+                }
                 Reply::SendAndClose(bytes) => (bytes, false),
                 Reply::Upgrade(bytes) => {
                     if stream.write_all(&bytes).await.is_ok() && stream.write_all(&buffer).await.is_ok() {
