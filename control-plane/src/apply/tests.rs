@@ -189,3 +189,35 @@ async fn one_refusal_tells_what_parsing_and_what_compiling_finds() {
     assert!(refused.faults.iter().all(|fault| fault.name == "live"), "{:?}", refused.faults);
     assert_eq!(fixture.applier.publisher().revision(), 1);
 }
+
+#[tokio::test]
+async fn who_lacks_the_same_is_sent_the_same_bytes() {
+    let fixture = Fixture::new().await;
+    for timeout_ms in 1..=3 {
+        fixture.apply(&[route("a", timeout_ms), route("b", 1)]).await;
+    }
+    let publisher = fixture.applier.publisher();
+    let asked = |from: u64| {
+        let asking = (0..50).map(|_| {
+            let publisher = Arc::clone(publisher);
+            tokio::spawn(async move { publisher.transaction(from).await.expect("packs") })
+        });
+        let asking: Vec<_> = asking.collect();
+        async move {
+            let mut packed = Vec::new();
+            for one in asking {
+                packed.push(one.await.expect("no panic"));
+            }
+            packed
+        }
+    };
+    // A new proxy, one that missed a revision, and one that is up to date but for the last push.
+    let [all, missed, step] = [asked(0).await, asked(1).await, asked(2).await];
+    for (packed, from) in [(&all, 0), (&missed, 1), (&step, 2)] {
+        assert!(packed.iter().all(|one| Arc::ptr_eq(one, &packed[0])), "from {from}: packed once for all");
+        assert_eq!((packed[0].from, packed[0].to), (from, 3));
+    }
+    assert!(Arc::ptr_eq(&asked(0).await[0], &all[0]), "and kept for who asks later");
+    fixture.apply(&[route("a", 9)]).await;
+    assert_eq!(asked(0).await[0].to, 4, "until it is old");
+}

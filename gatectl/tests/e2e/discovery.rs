@@ -1,7 +1,7 @@
 //! Endpoints with names: where they lead, when that changes, and what a DNS server can do to the gateway.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -299,5 +299,48 @@ async fn hostile_answers_are_no_answers() {
         assert_eq!(client.get(&format!("/{name}")).await.text(), "2", "{name}");
     }
     assert_eq!(Client::connect(gateway.admin_addr(0)).await.get("/readyz").await.status, 200);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn addresses_of_both_families_are_used_and_one_that_refuses_hides_no_other() {
+    let dns = Dns::start().await;
+    let port = free_port();
+    let v6 = Witness::saying_at(SocketAddr::from((Ipv6Addr::LOCALHOST, port)), "v6").await;
+    let both = |v4: &[u8], ttl| match Say::local(v4, ttl) {
+        Say::Is { v4, ttl, .. } => Say::Is { v4, v6: vec![Ipv6Addr::LOCALHOST], ttl },
+        other => other,
+    };
+    dns.say("six.test", both(&[], 3600));
+    dns.say("both.test", both(&[9], 3600));
+    let manifest = format!(
+        "routes: [{{name: six, path: /six, backend: \"http://six.test:{port}\"}}, \
+         {{name: both, path: /both, backend: \"http://both.test:{port}\"}}, \
+         {{name: literal, path: /literal, backend: \"http://[::1]:{port}\"}}]"
+    );
+    let gateway = gateway(&dns, &manifest).await;
+    let mut client = Client::connect(gateway.proxy_addr()).await;
+    assert_eq!(client.get("/six").await.text(), "v6");
+    assert_eq!(client.get("/literal").await.text(), "v6");
+    assert_eq!(v6.requests().len(), 2);
+    // Nobody listens at 127.0.0.9 yet.
+    for _ in 0..20 {
+        let answer = client.get("/both").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "v6"));
+    }
+    let v4 = Witness::saying_at(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 9), port)), "v4").await;
+    within("the other family, once it is tried again", async {
+        while client.get("/both").await.text() != "v4" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(v6);
+    // Its connections are closed, and it refuses others.
+    for _ in 0..20 {
+        let answer = client.get("/both").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "v4"));
+    }
+    drop(v4);
     gateway.shutdown().await;
 }

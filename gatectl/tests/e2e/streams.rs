@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Child, End, Gateway, Upstream, Wire, answer, free_port, header, with_gateway, within};
+use crate::harness::{End, Gateway, Upstream, Wire, answer, header, with_gateway, within};
 
 fn all_to(url: &str) -> String {
     format!("routes: [{{name: all, path: /, backend: \"{url}\"}}]")
@@ -88,19 +88,7 @@ async fn stalled_streams_cost_a_bounded_piece_of_memory() {
     const STREAMS: usize = 20;
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().proxies(0).manifest(&all_to(&upstream.url())).start().await;
-    let (listen, admin) = (free_port(), free_port());
-    let (control_plane, listen) = (gateway.control_plane_url(), format!("127.0.0.1:{listen}"));
-    let flags = ["--control-plane", &control_plane, "--listen", &listen, "--workers", "1", "--access-log", "off"];
-    let admin = ["--admin-listen".to_owned(), format!("127.0.0.1:{admin}")];
-    let flags = [&flags[..], &[&admin[0], &admin[1]]].concat();
-    let proxy = Child::data_plane(gateway.folder(), "proxy", &flags);
-    let addr = listen.parse().expect("an address");
-    let serving = async {
-        while !proxy.log().contains("serving a new snapshot") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within("a snapshot", serving).await;
+    let (proxy, addr) = gateway.child(1).await;
     let mut open = Vec::new();
     let mut before = 0;
     for stream in 0..=STREAMS {
@@ -285,22 +273,7 @@ async fn a_gibibyte_up_and_down_leaves_the_gateway_small() {
     let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", upstream.local_addr().expect("an address"));
     let gateway = Gateway::builder().proxies(0).manifest(&all_to(&url)).start().await;
-    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-    let control_plane = gateway.control_plane_url();
-    let flags = [
-        ["--control-plane", &control_plane],
-        ["--listen", &listen],
-        ["--admin-listen", &admin],
-        ["--workers", "2"],
-        ["--access-log", "off"],
-    ];
-    let proxy = Child::data_plane(gateway.folder(), "proxy", &flags.concat());
-    let serving = async {
-        while !proxy.log().contains("serving a new snapshot") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within("a snapshot", serving).await;
+    let (proxy, listen) = gateway.child(2).await;
     let before = proxy.resident_kib();
 
     let client = tokio::spawn(async move {

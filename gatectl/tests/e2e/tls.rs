@@ -1,5 +1,6 @@
 //! TLS as its owner changes it: sessions, certificates and authorities over pushes.
 
+mod bodies;
 mod clients;
 mod rotation;
 mod selection;

@@ -4,11 +4,13 @@
 //! test, whichever package was built.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
 };
 
 use clap::{Args, Parser};
@@ -69,6 +71,19 @@ impl Child {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// How long its threads of that name were on a CPU so far, by name.
+    pub fn cpu_times(&self, name: &str) -> BTreeMap<String, Duration> {
+        let folder = format!("/proc/{}/task", self.process.id());
+        let threads = std::fs::read_dir(folder).expect("a running process").filter_map(|thread| {
+            let thread = thread.ok()?.path();
+            let called = std::fs::read_to_string(thread.join("comm")).ok()?.trim().to_owned();
+            let times = std::fs::read_to_string(thread.join("schedstat")).ok()?;
+            let nanos = times.split(' ').next()?.parse().expect("nanoseconds");
+            called.starts_with(name).then(|| (called, Duration::from_nanos(nanos)))
+        });
+        threads.collect()
+    }
+
     /// How many entries one of its folders in /proc has: "fd" for open files, "task" for threads.
     pub fn count(&self, what: &str) -> usize {
         let folder = format!("/proc/{}/{what}", self.process.id());
@@ -104,7 +119,7 @@ impl Child {
                 if let Some(status) = self.process.try_wait().expect("a status") {
                     return status;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
         .await

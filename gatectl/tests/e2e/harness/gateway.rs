@@ -3,6 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, Parser};
@@ -20,7 +21,7 @@ use tonic::{
 };
 
 use super::{
-    Client, Output,
+    Child, Client, Output, free_port,
     plane::{ControlPlane, Proxy},
     process, within,
 };
@@ -370,6 +371,28 @@ impl Gateway {
     /// The same, with something on stdin.
     pub async fn gatectl_with(&self, args: &[&str], stdin: &str) -> Output {
         process::gatectl(self.folder(), &[&["-c", &self.control_plane_url()], args].concat(), stdin).await
+    }
+
+    /// A further proxy, as a process of its own with so many workers, that serves what was applied: it, and where it is
+    /// unless the configuration says so.
+    pub async fn child(&self, workers: usize) -> (Child, SocketAddr) {
+        let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+        let (control_plane, workers) = (self.control_plane_url(), workers.to_string());
+        let flags = [
+            ["--control-plane", &control_plane],
+            ["--listen", &listen],
+            ["--admin-listen", &admin],
+            ["--workers", &workers],
+            ["--access-log", "off"],
+        ];
+        let proxy = Child::data_plane(self.folder(), "child", &flags.concat());
+        within("a snapshot", async {
+            while !proxy.log().contains("serving a new snapshot") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        (proxy, listen.parse().expect("an address"))
     }
 
     /// Ends everything in order.

@@ -1,15 +1,13 @@
 //! Bodies and trailers, in pieces, both ways, and no more of them in memory than is on its way.
 
-use std::{future::poll_fn, time::Duration};
+use std::future::poll_fn;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::time::timeout;
 
 use crate::{
-    harness::{
-        Child, Gateway, Http2, Peer, Upstream, answered, body_of, free_port, header, reply, with_gateway, within,
-    },
+    harness::{Gateway, Http2, Peer, Upstream, answered, body_of, header, reply, with_gateway, within},
     streams::{STUCK, under_way_max},
 };
 
@@ -152,22 +150,7 @@ async fn a_large_body_both_ways_at_once_leaves_the_gateway_small() {
     let mut peer = Peer::start_with(builder, None).await;
     let manifest = routes("http://127.0.0.1:9", &peer.url());
     let gateway = Gateway::builder().proxies(0).manifest(&manifest).start().await;
-    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-    let control_plane = gateway.control_plane_url();
-    let flags = [
-        ["--control-plane", &control_plane],
-        ["--listen", &listen],
-        ["--admin-listen", &admin],
-        ["--workers", "2"],
-        ["--access-log", "off"],
-    ];
-    let proxy = Child::data_plane(gateway.folder(), "proxy", &flags.concat());
-    within("a snapshot", async {
-        while !proxy.log().contains("serving a new snapshot") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let (proxy, listen) = gateway.child(2).await;
     let echo = tokio::spawn(async move {
         let mut asked = peer.next().await;
         let mut down = asked.respond.send_response(reply(200, &[]), false).expect("sends");
@@ -180,7 +163,7 @@ async fn a_large_body_both_ways_at_once_leaves_the_gateway_small() {
         down.send_data(Bytes::new(), true).expect("sends");
         peer
     });
-    let mut client = Http2::connect(listen.parse().expect("an address")).await;
+    let mut client = Http2::connect(listen).await;
     let head = client.head("PUT", "/h2", &[("content-length", &BODY.to_string())]);
     let (response, mut up) = client.open(head, false).await;
     let writer = tokio::spawn(async move {
