@@ -19,6 +19,7 @@ mod forwarding;
 mod grpc;
 mod harness;
 mod health;
+mod hostile_yaml;
 mod http1;
 mod http2;
 mod inspect;
