@@ -61,6 +61,7 @@ fn change(resource: &wire::Resource) -> wire::Change {
         Of::Backend(backend) => (wire::Kind::Backend, &backend.name),
         Of::Plugin(plugin) => (wire::Kind::Plugin, &plugin.name),
         Of::Route(route) => (wire::Kind::Route, &route.name),
+        Of::Defaults(defaults) => (wire::Kind::Defaults, &defaults.name),
     };
     wire::Change { kind: kind.into(), name: name.clone(), resource: Some(resource.encode_to_vec().into()) }
 }

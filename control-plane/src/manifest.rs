@@ -8,7 +8,6 @@
 //! refused; anchors and aliases work within and between the items of a file, as far as [`EXPANSION_MAX`] values.
 
 mod decode;
-mod duration;
 mod emit;
 mod faults;
 mod locate;
@@ -66,7 +65,7 @@ pub struct Parsed {
     /// Of each name.
     origins: Vec<Origin>,
     /// Places in `origins`.
-    by_name: [HashMap<String, usize>; 5],
+    by_name: [HashMap<String, usize>; 6],
     documents: Vec<wire::Document>,
 }
 
@@ -217,7 +216,12 @@ impl Parsed {
                     format!("in {}, line {}", shown(file), first.span.line)
                 };
                 let noun = kind.noun();
-                let (message, hint) = if origin.named && first.named {
+                let (message, hint) = if kind == wire::Kind::Defaults {
+                    (
+                        format!("there are defaults already: the first are {place}"),
+                        "there is one set of defaults: merge the two",
+                    )
+                } else if origin.named && first.named {
                     (format!("two {noun}s have the name {}: the first is {place}", shown(name)), "rename one of them")
                 } else {
                     let hint = "a route without a name gets one from its match: give it a name, or change the match";
@@ -246,6 +250,7 @@ fn slot(kind: wire::Kind) -> usize {
         wire::Kind::Plugin => 2,
         wire::Kind::Route | wire::Kind::Unspecified => 3,
         wire::Kind::Certificate => 4,
+        wire::Kind::Defaults => 5,
     }
 }
 

@@ -22,6 +22,7 @@ use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     digest, hmac,
 };
+use rustygate_data_plane::plugin::SECRET;
 use rustygate_proto::v1::{self as wire, Kind, resource, secret::Form};
 
 use crate::snapshot::Set;
@@ -179,15 +180,16 @@ impl Secrets {
                 match &secret.form {
                     Some(Form::Clear(clear)) => match &self.keys {
                         Some(keys) => secret.salt = salt(keys, clear),
-                        None => faults.push(no_key(kind, &name, field)),
+                        None => faults.push(no_key(kind, &name, &field)),
                     },
                     Some(Form::Fingerprint(fingerprint)) => {
                         let before = stored.get(kind, &name).and_then(|stored| stored.resource());
+                        // Whichever field it was in: a list may have another order now.
                         let known = before.and_then(|mut before| {
-                            let mut secrets = secrets_of(&mut before).into_iter();
-                            secrets.find(|(other, _)| *other == field).map(|(_, secret)| secret.clone())
+                            let mut secrets = secrets_of(&mut before).into_iter().map(|(_, secret)| secret);
+                            secrets.find(|known| fingerprint_of(known) == *fingerprint).cloned()
                         });
-                        if let Some(known) = known.filter(|known| fingerprint_of(known) == *fingerprint) {
+                        if let Some(known) = known {
                             *secret = known;
                         }
                     }
@@ -244,7 +246,7 @@ impl Secrets {
         change: impl Fn(&Keys, &wire::Secret) -> Result<wire::Secret, CannotOpen>,
     ) -> Result<Option<Vec<u8>>, CannotOpen> {
         // The other kinds have none, and are not even looked at.
-        if kind != Kind::Certificate {
+        if !matches!(kind, Kind::Certificate | Kind::Plugin) {
             return Ok(None);
         }
         let mut resource = wire::Resource::decode(body).map_err(|_| CannotOpen)?;
@@ -288,18 +290,49 @@ pub fn redact(mut resource: wire::Resource) -> wire::Resource {
 }
 
 /// Each secret of a resource, with its field.
-fn secrets_of(resource: &mut wire::Resource) -> Vec<(&'static str, &mut wire::Secret)> {
+fn secrets_of(resource: &mut wire::Resource) -> Vec<(String, &mut wire::Secret)> {
     match &mut resource.kind {
         Some(resource::Kind::Certificate(certificate)) => {
-            certificate.key.as_mut().map(|key| ("key", key)).into_iter().collect()
+            certificate.key.as_mut().map(|key| ("key".to_owned(), key)).into_iter().collect()
+        }
+        Some(resource::Kind::Plugin(plugin)) if !plugin.secrets.is_empty() => {
+            let mut fields = vec!["config".to_owned(); plugin.secrets.len()];
+            if let Ok(config) = serde_json::from_str(&plugin.config_json) {
+                name_secrets(&config, "config", &mut fields);
+            }
+            fields.into_iter().zip(&mut plugin.secrets).collect()
         }
         Some(
             resource::Kind::Listener(_)
             | resource::Kind::Backend(_)
             | resource::Kind::Plugin(_)
-            | resource::Kind::Route(_),
+            | resource::Kind::Route(_)
+            | resource::Kind::Defaults(_),
         )
         | None => Vec::new(),
+    }
+}
+
+/// Where in a configuration each of its secrets stands. The parser of JSON bounds how deep this recurses.
+fn name_secrets(value: &serde_json::Value, path: &str, fields: &mut [String]) {
+    match value {
+        serde_json::Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                name_secrets(item, &format!("{path}[{index}]"), fields);
+            }
+        }
+        serde_json::Value::Object(entries) => {
+            let index = entries.get(SECRET).and_then(serde_json::Value::as_u64);
+            let index = index.and_then(|index| usize::try_from(index).ok());
+            if let Some(field) = index.and_then(|index| fields.get_mut(index)) {
+                path.clone_into(field);
+                return;
+            }
+            for (key, value) in entries {
+                name_secrets(value, &format!("{path}.{key}"), fields);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -15,7 +15,8 @@ use rustygate_proto::{
 };
 
 /// The kinds that a set holds, in the order in which they are listed.
-pub const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
+pub const KINDS: [Kind; 6] =
+    [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate, Kind::Defaults];
 
 /// One content of one resource, as it is stored.
 #[derive(Clone, PartialEq, Eq)]

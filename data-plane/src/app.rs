@@ -182,6 +182,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
         health: Arc::clone(&health),
         clients: PerIp::default(),
         names: Arc::clone(&names),
+        states: Arc::default(),
         policy: policy(&settings),
     });
     let threads = Arc::new(Threads::start(&crew, &shared, sink.as_ref())?);

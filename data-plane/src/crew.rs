@@ -19,7 +19,7 @@ use prometheus_client::{
 };
 use tokio::sync::mpsc;
 
-use crate::{listener::Place, tls};
+use crate::{listener::Place, threads::Terms};
 
 /// What a connection of HTTP/2 counts, which may carry many requests at a time; one of HTTP/1.1 counts 1.
 pub const HTTP2_LOAD: usize = 16;
@@ -52,8 +52,8 @@ pub struct Handed {
     pub load: Load,
     /// Which listener it came in by: all workers have it under the same key.
     pub key: u64,
-    /// The listener's address as configured, its name, and the TLS to begin with, for a worker that has let go of the listener already.
-    pub listener: (SocketAddr, Arc<str>, Option<Arc<tls::Server>>),
+    /// What the listener is, for a worker that has let go of it already.
+    pub listener: Terms,
 }
 
 /// Counts something in a worker's load for as long as it lives.

@@ -9,6 +9,7 @@ use crate::{
     canonical,
     http1::{body::BodyError, head::HeadError},
     limit::Limit,
+    plugin,
 };
 
 /// Why a request was not answered by its upstream.
@@ -74,6 +75,15 @@ pub enum ProxyError {
     Overloaded,
     /// The gateway has as many connections from the client's address as it may.
     TooManyConnections,
+    /// The request's plugins took longer than the request may.
+    PluginTimeout,
+    /// A plugin refused the request.
+    Refused {
+        /// Why.
+        reason: &'static plugin::Reason,
+        /// Of the answer.
+        status: u16,
+    },
 }
 
 impl ProxyError {
@@ -91,6 +101,7 @@ impl ProxyError {
             Self::BodyTooLarge => 413,
             Self::RequestTimeout | Self::RequestBodyTimeout | Self::RequestBodySlow => 408,
             Self::TooManyConnections => 429,
+            Self::Refused { status, .. } => status,
             Self::ClientGone | Self::ClientStalled | Self::ClientSlow => 499,
             Self::NoRoute => 404,
             Self::NotReady
@@ -98,6 +109,7 @@ impl ProxyError {
             | Self::NoAddress
             | Self::CircuitOpen
             | Self::UpstreamOverloaded
+            | Self::PluginTimeout
             | Self::Overloaded => 503,
             Self::UpstreamConnect
             | Self::UpstreamClosed
@@ -152,6 +164,8 @@ impl ProxyError {
             Self::UpstreamOverloaded => "upstream_overloaded",
             Self::Overloaded => "overloaded",
             Self::TooManyConnections => "too_many_connections",
+            Self::PluginTimeout => "plugin_timeout",
+            Self::Refused { reason, .. } => reason.name,
         }
     }
 
@@ -224,16 +238,34 @@ impl ProxyError {
             Self::CircuitOpen | Self::UpstreamOverloaded => "the service has as many requests as it may".into(),
             Self::Overloaded => "the gateway has too many connections".into(),
             Self::TooManyConnections => "the gateway has too many connections from this address".into(),
+            Self::PluginTimeout => "the gateway could not decide about the request in time".into(),
+            Self::Refused { reason, .. } => reason.detail.into(),
         }
     }
 
-    /// The body of the answer: `{"error":"no_route","message":"..."}`.
+    /// The body of the answer: the problem details of RFC 9457, with the reason as a member of its own.
     #[must_use]
-    pub fn body(self) -> Vec<u8> {
-        let mut body = serde_json::json!({ "error": self.reason(), "message": self.message() }).to_string();
-        body.push('\n');
-        body.into_bytes()
+    pub fn body(self, detail: &str) -> Vec<u8> {
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": phrase(self.status()),
+            "status": self.status(),
+            "detail": detail,
+            "reason": self.reason(),
+        });
+        let mut body = problem.to_string().into_bytes();
+        body.push(b'\n');
+        body
     }
+}
+
+/// The content type of problem details.
+pub const PROBLEM_JSON: &[u8] = b"application/problem+json";
+
+/// What a status is called: with "about:blank" as its type, a problem is the status's own.
+fn phrase(status: u16) -> &'static str {
+    let status = http::StatusCode::from_u16(status).ok();
+    status.and_then(|status| status.canonical_reason()).unwrap_or("Error")
 }
 
 impl From<&h2::Error> for ProxyError {

@@ -294,6 +294,8 @@ pub fn alias_begins(name: &str, known: &str) -> bool {
 pub struct Identity<'a> {
     /// For the Host field: canonical, with the port if the client named one.
     pub host: &'a str,
+    /// The host that the client asked for, where a plugin has put another in its place.
+    pub asked_host: &'a str,
     /// The peer's address as text.
     pub peer: &'a str,
     /// What trusted proxies said.
@@ -376,7 +378,7 @@ fn identity_fields(identity: &Identity<'_>, mut field: impl FnMut(&str, &[&[u8]]
     }
     let proto = forwarded.proto.unwrap_or(if identity.tls.is_some() { "https" } else { "http" });
     field("X-Forwarded-Proto", &[proto.as_bytes()]);
-    let host = if forwarded.host.is_empty() { identity.host.as_bytes() } else { &forwarded.host };
+    let host = if forwarded.host.is_empty() { identity.asked_host.as_bytes() } else { &forwarded.host };
     field("X-Forwarded-Host", &[host]);
     if !forwarded.elements.is_empty() {
         let (open, close): (&[u8], &[u8]) =

@@ -22,7 +22,7 @@ use rustygate_proto::{
 use crate::snapshot::fault;
 
 /// The kinds that a set may hold, in the order of [`Held::image`].
-const KINDS: [Kind; 5] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate];
+const KINDS: [Kind; 6] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate, Kind::Defaults];
 
 /// One resource as it was sent.
 pub struct Resource {

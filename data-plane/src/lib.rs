@@ -11,6 +11,7 @@ mod client;
 mod crew;
 mod date;
 pub mod disk;
+pub mod duration;
 pub mod error;
 pub mod fields;
 mod forward;

@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client,
     crew::{Handed, Load},
-    error::ProxyError,
+    error::{PROBLEM_JSON, ProxyError},
     http1::write,
+    threads::Terms,
     tls,
     worker::{Shared, Worker},
 };
@@ -71,44 +72,46 @@ fn bind_one(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
 pub struct ListenerState {
     /// The same in every worker.
     key: u64,
-    address: SocketAddr,
-    name: RefCell<Arc<str>>,
-    tls: RefCell<Option<Arc<tls::Server>>>,
+    terms: RefCell<Terms>,
 }
 
 impl ListenerState {
     /// A listener of that name, with its address as configured.
-    pub fn new(key: u64, address: SocketAddr, name: Arc<str>, tls: Option<Arc<tls::Server>>) -> Self {
-        Self { key, address, name: RefCell::new(name), tls: RefCell::new(tls) }
+    pub fn new(key: u64, terms: Terms) -> Self {
+        Self { key, terms: RefCell::new(terms) }
     }
 
     /// Its address as configured: that makes it the listener that it is, whatever it is called.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.terms.borrow().address
     }
 
     /// The name that it had last.
     pub fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name.borrow())
+        Arc::clone(&self.terms.borrow().name)
+    }
+
+    /// Whether it had plugins of its own.
+    pub fn is_guarded(&self) -> bool {
+        self.terms.borrow().guarded
     }
 
     /// TLS for a connection that comes in now; `None` for one in the clear.
     pub fn tls(&self) -> Option<Arc<tls::Server>> {
-        self.tls.borrow().clone()
+        self.terms.borrow().tls.clone()
     }
 
     /// Whether who shook hands so may stay: clients are asked for no certificate now, or for the same as then.
     pub fn still_admits(&self, accepted: &tls::Accepted) -> bool {
-        self.tls.borrow().as_ref().is_none_or(|now| !now.asks_for_certificates || now.trust == accepted.trust())
+        self.terms.borrow().tls.as_ref().is_none_or(|now| !now.asks_for_certificates || now.trust == accepted.trust())
     }
 
     /// Another name and other TLS for the same listener, from the next connection on. Whether clients are asked for other
     /// certificates than before, so that some connections may have to end.
-    pub fn set(&self, name: Arc<str>, tls: Option<Arc<tls::Server>>) -> bool {
-        *self.name.borrow_mut() = name;
-        let trust = |tls: &Option<Arc<tls::Server>>| tls.as_ref().map(|tls| tls.trust);
-        let before = self.tls.replace(tls);
-        trust(&before) != trust(&self.tls.borrow())
+    pub fn set(&self, terms: Terms) -> bool {
+        let trust = |terms: &Terms| terms.tls.as_ref().map(|tls| tls.trust);
+        let before = self.terms.replace(terms);
+        trust(&before) != trust(&self.terms.borrow())
     }
 }
 
@@ -160,7 +163,7 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, state: &Rc
         return begin(worker, stream, address, (place, load), Rc::clone(state));
     }
     let Ok(stream) = stream.into_std() else { return };
-    let listener = (state.address, state.name(), state.tls());
+    let listener = state.terms.borrow().clone();
     let handed = Handed { stream, address, place, load, key: state.key, listener };
     if let Err(handed) = crew.hand(member, handed) {
         adopt(worker, *handed, Some(state));
@@ -169,9 +172,9 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, state: &Rc
 
 /// Serves a connection that another worker accepted. `state` is this worker's of the same listener.
 pub fn adopt(worker: &Rc<Worker>, handed: Handed, state: Option<&Rc<ListenerState>>) {
-    let Handed { stream, address, place, load, key, listener: (at, name, tls) } = handed;
+    let Handed { stream, address, place, load, key, listener } = handed;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let state = state.map_or_else(|| Rc::new(ListenerState::new(key, at, name, tls)), Rc::clone);
+    let state = state.map_or_else(|| Rc::new(ListenerState::new(key, listener)), Rc::clone);
     begin(worker, stream, address, (place, load), state);
 }
 
@@ -231,10 +234,10 @@ impl Drop for Place {
 
 /// Tells a client that there are too many, if that can be done at once.
 fn refuse(stream: &TcpStream, error: ProxyError) {
-    let body = error.body();
+    let body = error.body(&error.message());
     let mut answer = Vec::new();
     write::status_line(&mut answer, error.status());
-    write::field(&mut answer, "Content-Type", b"application/json");
+    write::field(&mut answer, "Content-Type", PROBLEM_JSON);
     write::field(&mut answer, "Content-Length", itoa::Buffer::new().format(body.len()).as_bytes());
     answer.extend_from_slice(b"Connection: close\r\n\r\n");
     answer.extend_from_slice(&body);

@@ -1,52 +1,93 @@
-//! The plugins, a closed set: one file each in `plugin/`, one variant here.
+//! The plugins, a closed set: one file each in `plugin/`.
+//!
+//! To add one: its file with a [`Spec`], a variant of `Kind` with an arm wherever the compiler asks for one, and its
+//! line in [`TYPES`], whose order is that of execution.
 
+mod body_limit;
+mod chain;
+mod concurrency_limit;
 mod config;
+mod cors;
+mod fault;
 mod headers;
+mod ip_filter;
+mod redirect;
+mod request;
+mod request_id;
 mod respond;
+mod rewrite;
+pub mod spec;
 
 use rustygate_proto::v1 as wire;
 
 use self::config::Config;
+pub use self::{
+    chain::{Chain, Chains},
+    config::SECRET,
+    request::{Consumer, Facts, Flow, Identity, LocalResponse, PluginRequest, PluginResponse, Refusal, Rewrite},
+    spec::{Reason, Spec},
+};
 use crate::{
     fields::Fields,
-    snapshot::{fault, fault::Faults},
+    snapshot::{Id, fault as faults_of, fault::Faults},
 };
 
-/// The types that this version has.
-const TYPES: [&str; 2] = ["headers", "respond"];
+/// The types that this version has, in the order in which a request meets them; an answer meets them in reverse.
+///
+/// What names a request comes first, then what refuses it without knowing who asks, what answers without an upstream being
+/// asked for (a preflight, a redirect), who asks, what that one may do and how often, and last what changes the request.
+pub static TYPES: [&Spec; 10] = [
+    &request_id::SPEC,
+    &ip_filter::SPEC,
+    &cors::SPEC,
+    &redirect::SPEC,
+    &fault::SPEC,
+    &body_limit::SPEC,
+    &concurrency_limit::SPEC,
+    &headers::SPEC,
+    &rewrite::SPEC,
+    &respond::SPEC,
+];
+
+/// The table of the type of that name.
+#[must_use]
+pub fn spec_of(name: &str) -> Option<&'static Spec> {
+    TYPES.iter().find(|spec| spec.name == name).copied()
+}
+
+/// The most secrets of one plugin.
+const SECRETS_MAX: usize = 1000;
 
 /// One configured plugin.
 #[derive(Debug)]
 pub struct Plugin {
     /// As the manifest names it.
     pub name: Box<str>,
+    /// Its type.
+    pub spec: &'static Spec,
+    /// Keys of its state that outlives snapshots.
+    pub identity: Identity,
+    /// The type's place in [`TYPES`].
+    order: usize,
+    /// Whether it does anything.
+    enabled: bool,
     kind: Kind,
 }
 
 #[derive(Debug)]
 enum Kind {
-    Headers(headers::Headers),
+    /// It is not enabled.
+    Off,
+    RequestId(request_id::RequestId),
+    IpFilter(ip_filter::IpFilter),
+    Cors(Box<cors::Cors>),
+    Redirect(redirect::Redirect),
+    Fault(fault::Fault),
+    BodyLimit(body_limit::BodyLimit),
+    ConcurrencyLimit(concurrency_limit::ConcurrencyLimit),
+    Headers(Box<headers::Headers>),
+    Rewrite(rewrite::Rewrite),
     Respond(LocalResponse),
-}
-
-/// What happens after a plugin saw a request.
-#[derive(Debug)]
-pub enum Flow {
-    /// On to the next plugin, or to the upstream.
-    Continue,
-    /// This is the answer; no upstream sees the request.
-    Respond(LocalResponse),
-}
-
-/// An answer that the gateway makes by itself.
-#[derive(Clone, Debug)]
-pub struct LocalResponse {
-    /// Status code.
-    pub status: u16,
-    /// Without framing fields.
-    pub fields: Fields,
-    /// The whole body.
-    pub body: bytes::Bytes,
 }
 
 impl Plugin {
@@ -57,70 +98,134 @@ impl Plugin {
     pub fn compile(plugin: &wire::Plugin) -> Result<Self, Vec<wire::Fault>> {
         let mut faults = Faults::default();
         faults.enter(wire::Kind::Plugin, &plugin.name);
-        let kind = match plugin.r#type.as_str() {
-            "headers" => read(plugin, &mut faults, headers::compile).map(Kind::Headers),
-            "respond" => read(plugin, &mut faults, respond::compile).map(Kind::Respond),
-            other => {
-                let message = format_args!("plugin type {other:?} is not available in this version");
-                let hint = match fault::closest(other, TYPES.into_iter()) {
-                    Some(close) => format!("did you mean {close:?}?"),
-                    None => format!("available types: {}", TYPES.join(", ")),
-                };
-                faults.add_with_hint(fault::UNKNOWN_PLUGIN_TYPE, "type", message, hint);
-                None
-            }
+        let Some(order) = TYPES.iter().position(|spec| spec.name == plugin.r#type) else {
+            let other = &plugin.r#type;
+            let message = format_args!("plugin type {other:?} is not available in this version");
+            let names = || TYPES.iter().map(|spec| spec.name);
+            let hint = match faults_of::closest(other, names()) {
+                Some(close) => format!("did you mean {close:?}?"),
+                None => format!("available types: {}", names().collect::<Vec<_>>().join(", ")),
+            };
+            faults.add_with_hint(faults_of::UNKNOWN_PLUGIN_TYPE, "type", message, hint);
+            return Err(faults.into_vec());
         };
+        let spec = TYPES[order];
+        let enabled = plugin.enabled.unwrap_or(true);
+        let kind = match spec.name {
+            // What does nothing needs no configuration; one that is there has to be right all the same.
+            _ if !enabled && matches!(plugin.config_json.as_str(), "" | "{}") => Some(Kind::Off),
+            "request_id" => read(plugin, spec, &mut faults, request_id::compile).map(Kind::RequestId),
+            "ip_filter" => read(plugin, spec, &mut faults, ip_filter::compile).map(Kind::IpFilter),
+            "cors" => read(plugin, spec, &mut faults, cors::compile).map(|cors| Kind::Cors(Box::new(cors))),
+            "redirect" => read(plugin, spec, &mut faults, redirect::compile).map(Kind::Redirect),
+            "fault" => read(plugin, spec, &mut faults, fault::compile).map(Kind::Fault),
+            "body_limit" => read(plugin, spec, &mut faults, body_limit::compile).map(Kind::BodyLimit),
+            "concurrency_limit" => {
+                read(plugin, spec, &mut faults, concurrency_limit::compile).map(Kind::ConcurrencyLimit)
+            }
+            "headers" => {
+                read(plugin, spec, &mut faults, headers::compile).map(|headers| Kind::Headers(Box::new(headers)))
+            }
+            "rewrite" => read(plugin, spec, &mut faults, rewrite::compile).map(Kind::Rewrite),
+            "respond" => read(plugin, spec, &mut faults, respond::compile).map(Kind::Respond),
+            _ => None,
+        };
+        let named = format!("{}\0{}", spec.name, plugin.name);
+        let identity = Identity { id: Id::of("plugin", &named), config: config_id(&named, plugin) };
         match kind {
-            Some(kind) if faults.is_empty() => Ok(Self { name: plugin.name.as_str().into(), kind }),
+            Some(kind) if faults.is_empty() => {
+                Ok(Self { name: plugin.name.as_str().into(), spec, identity, order, enabled, kind })
+            }
             _ => Err(faults.into_vec()),
         }
     }
 
-    /// The request phase: may change the fields that go upstream, or answer.
-    pub fn on_request(&self, fields: &mut Fields) -> Flow {
+    /// The request phase: may change the request and what is known of it, wait, and answer. Types that never wait cost no
+    /// future of their own; those that do put theirs in a box, so that nobody else pays for its size.
+    pub async fn on_request(&self, request: &mut PluginRequest<'_>) -> Flow {
         match &self.kind {
-            Kind::Headers(headers) => headers.request.apply_to_request(fields),
-            Kind::Respond(response) => return Flow::Respond(response.clone()),
+            Kind::Off => Flow::Continue,
+            Kind::RequestId(plugin) => plugin.on_request(request),
+            Kind::IpFilter(plugin) => plugin.on_request(request),
+            Kind::Cors(plugin) => plugin.on_request(request),
+            Kind::Redirect(plugin) => plugin.on_request(request),
+            Kind::Fault(plugin) => match plugin.delay() {
+                Some(time) => Box::pin(plugin.hold_up(time)).await,
+                None => plugin.abort(),
+            },
+            Kind::BodyLimit(plugin) => plugin.on_request(request),
+            Kind::ConcurrencyLimit(plugin) => plugin.on_request(self.identity.id, request),
+            Kind::Headers(plugin) => plugin.on_request(request),
+            Kind::Rewrite(plugin) => plugin.on_request(request),
+            Kind::Respond(response) => Flow::Respond(Box::new(response.clone())),
         }
-        Flow::Continue
+    }
+
+    /// The response phase: may change the fields that go to the client.
+    pub fn on_response(&self, response: &mut PluginResponse<'_>) {
+        match &self.kind {
+            Kind::Cors(plugin) => plugin.on_response(response),
+            Kind::Headers(plugin) => plugin.on_response(response),
+            _ => {}
+        }
     }
 
     /// The trailers of a request: whatever this plugin decides about in the head is not said behind the body again.
     pub fn on_request_trailers(&self, trailers: &mut Fields) {
         match &self.kind {
-            Kind::Headers(headers) => headers.request.apply_to_trailers(trailers),
-            Kind::Respond(_) => {}
+            Kind::Headers(plugin) => plugin.request.apply_to_trailers(trailers),
+            Kind::RequestId(plugin) => plugin.on_trailers(trailers),
+            _ => {}
         }
     }
 
     /// The same of a response.
     pub fn on_response_trailers(&self, trailers: &mut Fields) {
         match &self.kind {
-            Kind::Headers(headers) => headers.response.apply_to_trailers(trailers),
-            Kind::Respond(_) => {}
-        }
-    }
-
-    /// The response phase: may change the fields that go to the client.
-    pub fn on_response(&self, fields: &mut Fields) {
-        match &self.kind {
-            Kind::Headers(headers) => headers.response.apply_to_response(fields),
-            Kind::Respond(_) => {}
+            Kind::Headers(plugin) => plugin.response.apply_to_trailers(trailers),
+            Kind::RequestId(plugin) => plugin.on_trailers(trailers),
+            Kind::Cors(_) => trailers.retain(|name, _| !cors::is_own(name)),
+            _ => {}
         }
     }
 }
 
 /// Compiles a configuration; "" stands for an empty one.
-fn read<T>(plugin: &wire::Plugin, faults: &mut Faults, compile: fn(&Config<'_>, &mut Faults) -> T) -> Option<T> {
+fn read<T>(
+    plugin: &wire::Plugin,
+    spec: &'static Spec,
+    faults: &mut Faults,
+    compile: fn(&Config<'_>, &mut Faults) -> T,
+) -> Option<T> {
+    if plugin.secrets.len() > SECRETS_MAX {
+        let message = format_args!("there are more than {SECRETS_MAX} secrets");
+        faults.add(faults_of::BAD_PLUGIN_CONFIG, "config", message);
+        return None;
+    }
     let text = if plugin.config_json.is_empty() { "{}" } else { &plugin.config_json };
     match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(value) => Config::object(&value, "config".to_owned(), faults).map(|config| compile(&config, faults)),
+        Ok(value) => Config::read(&value, spec.keys, &plugin.secrets, faults).map(|config| compile(&config, faults)),
         Err(error) => {
-            faults.add(fault::BAD_PLUGIN_CONFIG, "config", format_args!("the configuration is no JSON: {error}"));
+            faults.add(faults_of::BAD_PLUGIN_CONFIG, "config", format_args!("the configuration is no JSON: {error}"));
             None
         }
     }
 }
+
+fn config_id(named: &str, plugin: &wire::Plugin) -> Id {
+    let mut identity = format!("{named}\0{}", plugin.config_json);
+    for secret in &plugin.secrets {
+        let hash = match &secret.form {
+            Some(wire::secret::Form::Clear(bytes)) => blake3::hash(bytes).to_hex(),
+            _ => blake3::hash(b"").to_hex(),
+        };
+        identity.push_str(&hash);
+    }
+    Id::of("plugin configuration", &identity)
+}
+
+#[cfg(test)]
+mod rig;
 
 #[cfg(test)]
 mod tests;

@@ -11,20 +11,15 @@ mod downlink;
 mod flow;
 mod patience;
 mod reply;
+mod turn;
 mod uplink;
 
-use std::{
-    cell::Cell,
-    io,
-    rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{cell::Cell, io, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use self::{attempt::Failure, flow::Flow, uplink::Upload};
+use self::{attempt::Failure, uplink::Upload};
 use crate::{
     body::{Sink, Source},
     canonical,
@@ -32,18 +27,17 @@ use crate::{
     error::ProxyError,
     forward::{self, Forwarded},
     grpc,
-    health::Group,
     http1::{
         Framing, Version,
         body::Piece,
         head::{RequestHead, ResponseHead},
     },
-    plugin::{self, Plugin},
+    plugin::{Chain, Facts, Flow, Plugin, PluginRequest},
     route::RequestView,
-    snapshot::{Limits, Protocol, Rule, WeightedBackend},
+    snapshot::{Protocol, Rule, WeightedBackend},
     target::Target,
     telemetry::{access_log, metrics::Active},
-    upstream::{self, Affinity, Asker, Call, Claim, EndpointState, Entry, Gate, Need, Permit, Retrying, Tried, Turn},
+    upstream::{self, Affinity, Asker, Call, Retrying, Tried},
     websocket,
     worker::Worker,
 };
@@ -93,8 +87,7 @@ struct Record {
     /// When the answer was over, if that is known already.
     ended: Option<Instant>,
     snapshot: u64,
-    /// Index into the rule's backends.
-    backend: Option<usize>,
+    backend: Option<Chosen>,
     series: Option<Active>,
     tries: u32,
     /// The try that is under way.
@@ -102,6 +95,19 @@ struct Record {
     /// As sent to the client; 0 until its head is.
     status: u16,
     reason: &'static str,
+    /// What plugins have found out.
+    facts: Facts,
+    /// The name of the plugin that answered.
+    plugin: Option<Box<str>>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+struct Chosen {
+    /// Index into the rule's backends.
+    index: usize,
+    /// Index into that one's chains of listeners; `None` for the general one.
+    listener: Option<usize>,
 }
 
 /// Serves one request.
@@ -166,7 +172,7 @@ async fn handle(
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.
-    let (matched, behind) = {
+    let (rule, behind, chosen) = {
         let snapshot = x.worker.shared.snapshot.load();
         record.snapshot = snapshot.revision;
         if snapshot.revision == 0 {
@@ -174,11 +180,18 @@ async fn handle(
         }
         let path = canonical::without_parameters(&x.target.path);
         // As this snapshot calls it; or, if it has it no longer, as it was called last, unless another has that name now.
-        let known = snapshot.listener_at(x.client.peer.listener.address());
-        let last = known.is_none().then(|| x.client.peer.listener.name());
-        let last = last.filter(|name| !snapshot.has_listener(name));
+        let known = snapshot.listener_at(peer.listener.address());
+        let last = known.is_none().then(|| peer.listener.name());
+        let namesake = last.as_ref().and_then(|name| snapshot.listener(name));
+        if known.is_none() && (peer.listener.is_guarded() || namesake.is_some_and(|it| !it.plugins.is_empty())) {
+            // Its plugins are not to be passed by, and nobody knows what they would be by now.
+            x.request.connection.close = true;
+            return Err(ProxyError::Misdirected);
+        }
+        let last = last.filter(|_| namesake.is_none());
+        let listener = known.or(last.as_deref()).unwrap_or(NO_LISTENER);
         let view = RequestView {
-            listener: known.or(last.as_deref()).unwrap_or(NO_LISTENER),
+            listener,
             method: &x.request.method,
             host: &x.target.host,
             path: &path,
@@ -187,12 +200,12 @@ async fn handle(
         };
         let matched = snapshot.router.find(&view).ok_or(ProxyError::NoRoute)?;
         let behind = canonical::behind(&x.target.path, &path[..matched.prefix_len]);
-        (Arc::clone(matched.rule), x.target.path.len() - behind.len())
+        let rule: &Rule = rule.insert(Arc::clone(matched.rule));
+        let index = choose_backend(rule, asker(x)).ok_or(ProxyError::NoEndpoint)?;
+        let chosen = &rule.backends[index];
+        record.backend = Some(Chosen { index, listener: chosen.listener_index(listener) });
+        (rule, x.target.path.len() - behind.len(), chosen)
     };
-    let rule: &Rule = rule.insert(matched);
-    let index = choose_backend(rule, asker(x)).ok_or(ProxyError::NoEndpoint)?;
-    let chosen = &rule.backends[index];
-    record.backend = Some(index);
     record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
 
     let upgrade = wants_websocket(x.request);
@@ -203,13 +216,6 @@ async fn handle(
     let key = (upgrade && by_http2).then(websocket::key);
     forward::sanitise_request(&mut x.request.fields);
 
-    // Plugins see end-to-end fields only; the first to answer ends the request here.
-    for plugin in rule.plugins.iter().chain(&chosen.plugins) {
-        if let plugin::Flow::Respond(answer) = plugin.on_request(&mut x.request.fields) {
-            return Ok(reply::local(x, record, Some(rule), answer).await);
-        }
-    }
-
     let mut timeouts = rule.timeouts;
     let mut ends = None;
     if by_http2 && grpc::is_call(&x.request.fields) {
@@ -218,8 +224,52 @@ async fn handle(
         ends = grpc::timeout(&x.request.fields).map(|timeout| record.started + timeout);
     }
     let strip = if rule.strip_prefix { behind } else { 0 };
-    let plan = attempt::Plan { rule, chosen, strip, upgrade, key, timeouts, ends };
+    let chain = record.chain(rule);
+    let mut plan = attempt::Plan { rule, chosen, chain, strip, rewrite: None, upgrade, key, timeouts, ends };
+    if !chain.is_empty() {
+        // Plugins see end-to-end fields only; the first to answer ends the request here.
+        if let Some((plugin, flow)) = ask_plugins(x, upload, record, &plan, (behind, trusted)).await? {
+            return Ok(reply::plugin(x, record, rule, plugin, flow).await);
+        }
+        plan.rewrite = record.facts.rewrite.take();
+        upload.bound(record.facts.body_bytes_max)?;
+    }
     send(x, upload, record, &plan).await
+}
+
+/// Runs the request phase of the plugins, within the time that the request has. The one that ends the request, if one
+/// does, with what it says.
+async fn ask_plugins<'p>(
+    x: &mut Exchange<'_, '_>,
+    upload: &Upload,
+    record: &mut Record,
+    plan: &attempt::Plan<'p>,
+    (prefix, trusted): (usize, bool),
+) -> Result<Option<(&'p Plugin, Flow)>, ProxyError> {
+    let due = turn::due(Some(record.started), plan, plan.timeouts.total);
+    let peer = x.client.peer;
+    let mut request = PluginRequest {
+        fields: &mut x.request.fields,
+        method: &x.request.method,
+        target: x.target,
+        prefix,
+        scheme: x.forwarded.proto.unwrap_or(if peer.tls.is_some() { "https" } else { "http" }),
+        client: x.forwarded.client.unwrap_or(peer.address),
+        trusted,
+        peer,
+        rule: plan.rule,
+        backend: &plan.chosen.backend,
+        body_length: upload.length(),
+        worker: x.worker,
+        now: record.started,
+        facts: &mut record.facts,
+    };
+    let asked = x.client.wait(due, plan.chain.on_request(&mut request)).await;
+    asked.map_err(|unmet| match unmet {
+        Unmet::Gone => ProxyError::ClientGone,
+        Unmet::Expired if plan.has_ended() => ProxyError::DeadlineExceeded,
+        Unmet::Expired => ProxyError::PluginTimeout,
+    })
 }
 
 /// Tries the upstream until an answer is on its way to the client, or there is no sense in trying again.
@@ -236,7 +286,7 @@ async fn send(
     state.touch(record.started);
     state.budget.deposit(backend.retry_budget, record.started);
     let permit = match backend.limits.and_then(|limits| limits.requests.map(|most| (limits, most))) {
-        Some((limits, most)) => Some(admit(x, upload, record, plan, &view.group, limits, most).await?),
+        Some((limits, most)) => Some(turn::admit(x, upload, record, plan, &view.group, limits, most).await?),
         None => None,
     };
     let idempotent = is_idempotent(&x.request.method);
@@ -314,81 +364,6 @@ async fn send(
     }
 }
 
-/// Waits for the request's turn under the backend's limits.
-async fn admit(
-    x: &mut Exchange<'_, '_>,
-    upload: &Upload,
-    record: &Record,
-    plan: &attempt::Plan<'_>,
-    group: &Arc<Group>,
-    limits: Limits,
-    most: u32,
-) -> Result<Permit, ProxyError> {
-    let waiting = match Gate::enter(&group.requests, most, limits.pending) {
-        Entry::Now(permit) => return Ok(permit),
-        Entry::Full => {
-            group.refused_circuit_open.fetch_add(1, Relaxed);
-            return Err(ProxyError::CircuitOpen);
-        }
-        Entry::Later(waiting) => waiting,
-    };
-    let due = due(begun(x, upload, record), plan, limits.pending_timeout);
-    x.client.wait(due, waiting).await.map_err(|unmet| turn_missed(unmet, plan, group))
-}
-
-/// Since when the total time runs: not until a body is sent.
-fn begun(x: &Exchange<'_, '_>, upload: &Upload, record: &Record) -> Option<Instant> {
-    if x.request.framing == Framing::Empty { Some(record.started) } else { upload.sent_at }
-}
-
-/// When a request that begins to wait now, for so long at most, has waited long enough.
-fn due(begun: Option<Instant>, plan: &attempt::Plan<'_>, span: Duration) -> Instant {
-    let bounds = [begun.map(|begun| begun + plan.timeouts.total), plan.ends];
-    bounds.into_iter().flatten().fold(Instant::now() + span, Instant::min)
-}
-
-fn turn_missed(unmet: Unmet, plan: &attempt::Plan<'_>, group: &Group) -> ProxyError {
-    match unmet {
-        Unmet::Gone => ProxyError::ClientGone,
-        Unmet::Expired if plan.has_ended() => ProxyError::DeadlineExceeded,
-        Unmet::Expired => {
-            group.refused_overloaded.fetch_add(1, Relaxed);
-            ProxyError::UpstreamOverloaded
-        }
-    }
-}
-
-/// Waits for a connection, or for the right to make one, if the backend has a limit of them.
-async fn admit_connection(
-    x: &mut Exchange<'_, '_>,
-    due: Instant,
-    plan: &attempt::Plan<'_>,
-    limits: Limits,
-    group: &Group,
-    pool: &EndpointState,
-    need: Need,
-) -> Result<Turn, ProxyError> {
-    let Some(most) = limits.connections else { return Ok(Turn::New(None)) };
-    if need != Need::Upgrade {
-        match x.client.wait(due, pool.shared()).await {
-            Ok(Some(connection)) => return Ok(Turn::Pooled(connection)),
-            Ok(None) => {}
-            Err(unmet) => return Err(turn_missed(unmet, plan, group)),
-        }
-    }
-    match pool.claim(most, limits.pending, need) {
-        Claim::Now(turn) => Ok(turn),
-        Claim::Later(waiting) => {
-            let turn = pool.turn(waiting, most);
-            x.client.wait(due, turn).await.map_err(|unmet| turn_missed(unmet, plan, group))
-        }
-        Claim::Full => {
-            group.refused_circuit_open.fetch_add(1, Relaxed);
-            Err(ProxyError::CircuitOpen)
-        }
-    }
-}
-
 /// What a request can be told apart by.
 fn asker<'x>(x: &'x Exchange<'_, '_>) -> Asker<'x> {
     let client = x.forwarded.client.unwrap_or(x.client.peer.address);
@@ -446,7 +421,7 @@ async fn yield_now_and_then(carried: &mut usize, bytes: usize) {
 }
 
 /// Carries what one side of a tunnel sends to the other, as it comes, and says there when it has ended.
-async fn carry(from: &mut Source<'_>, to: &mut Sink<'_>, flow: &Flow) -> io::Result<()> {
+async fn carry(from: &mut Source<'_>, to: &mut Sink<'_>, flow: &flow::Flow) -> io::Result<()> {
     from.begin(Framing::UntilClose);
     loop {
         match from.next().map_err(io::Error::other)? {
@@ -465,11 +440,6 @@ async fn carry(from: &mut Source<'_>, to: &mut Sink<'_>, flow: &Flow) -> io::Res
     }
 }
 
-/// The plugins of an answer: those of the request in reverse.
-fn response_plugins<'p>(rule: &'p Rule, chosen: &'p WeightedBackend) -> impl Iterator<Item = &'p Arc<Plugin>> {
-    chosen.plugins.iter().rev().chain(rule.plugins.iter().rev())
-}
-
 impl Record {
     fn begin() -> Self {
         Self {
@@ -482,7 +452,15 @@ impl Record {
             call: None,
             status: 0,
             reason: "",
+            facts: Facts::default(),
+            plugin: None,
         }
+    }
+
+    /// The plugins of the request, once a backend is chosen.
+    fn chain<'r>(&self, rule: &'r Rule) -> &'r Chain {
+        static NONE: Chain = Chain::EMPTY;
+        self.backend.map_or(&NONE, |chosen| rule.backends[chosen.index].chain(chosen.listener))
     }
 
     fn end(&self, x: &Exchange<'_, '_>, rule: Option<&Rule>) {
@@ -494,7 +472,7 @@ impl Record {
             None => x.worker.count_unrouted(status, duration),
         }
         let Some(log) = &x.worker.log else { return };
-        let backend = rule.zip(self.backend).map(|(rule, index)| &*rule.backends[index].backend.name);
+        let backend = rule.zip(self.backend).map(|(rule, chosen)| &*rule.backends[chosen.index].backend.name);
         log.log(&access_log::Line {
             method: &x.request.method,
             host: &x.target.host,
@@ -507,6 +485,9 @@ impl Record {
             snapshot: self.snapshot,
             client: x.forwarded.client.unwrap_or(x.client.peer.address),
             tries: self.tries,
+            plugin: self.plugin.as_deref().unwrap_or_default(),
+            consumer: self.facts.consumer.as_ref().map_or("", |consumer| &consumer.name),
+            request_id: self.facts.request_id.as_deref().unwrap_or_default(),
         });
     }
 }

@@ -15,12 +15,9 @@ use tokio::sync::Mutex;
 use crate::{
     listener,
     resolve::Resolver,
-    snapshot::{Snapshot, SnapshotCell, fault},
+    snapshot::{DEFAULT_LISTENER, Snapshot, SnapshotCell, fault},
     threads::{Terms, Threads},
 };
-
-/// The listener that is used when the configuration has none.
-pub const DEFAULT_LISTENER: &str = "default";
 
 /// Publishes snapshots to the workers.
 #[derive(Debug)]
@@ -154,13 +151,19 @@ impl Publisher {
             return Vec::new();
         }
         if snapshot.listeners.is_empty() {
-            return vec![Terms { name: DEFAULT_LISTENER.into(), address: self.default_listen, tls: None }];
+            return vec![Terms {
+                name: DEFAULT_LISTENER.into(),
+                address: self.default_listen,
+                tls: None,
+                guarded: false,
+            }];
         }
         let listeners = snapshot.listeners.iter();
         let wanted = listeners.map(|listener| Terms {
             name: Arc::clone(&listener.name),
             address: listener.address,
             tls: listener.tls.clone(),
+            guarded: !listener.plugins.is_empty(),
         });
         wanted.collect()
     }

@@ -14,7 +14,14 @@ use std::{borrow::Cow, collections::BTreeSet, net::SocketAddr, sync::Arc, time::
 use arc_swap::ArcSwap;
 
 pub use self::cow_map::CowMap;
-use crate::{plugin::Plugin, route::Router, tls};
+use crate::{
+    plugin::{Chain, Plugin},
+    route::Router,
+    tls,
+};
+
+/// The listener that is used when the configuration has none.
+pub const DEFAULT_LISTENER: &str = "default";
 
 /// Identifies live state over pushes: the same thing has the same id in every snapshot and every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,9 +61,11 @@ impl Snapshot {
         Some(&self.names[found].1)
     }
 
-    /// Whether there is a listener of that name.
-    pub fn has_listener(&self, name: &str) -> bool {
-        self.listeners.binary_search_by(|listener| (*listener.name).cmp(name)).is_ok()
+    /// The listener of that name.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<&Listener> {
+        let found = self.listeners.binary_search_by(|listener| (*listener.name).cmp(name)).ok()?;
+        Some(&self.listeners[found])
     }
 
     /// Whether there is a route of that name.
@@ -82,6 +91,11 @@ impl Snapshot {
         &self.compiled.new_names
     }
 
+    /// Every plugin, by name.
+    pub fn plugins(&self) -> impl Iterator<Item = &Arc<Plugin>> {
+        self.compiled.plugins.values()
+    }
+
     /// How many routes there are.
     #[must_use]
     pub fn route_count(&self) -> usize {
@@ -90,7 +104,7 @@ impl Snapshot {
 }
 
 /// A socket that accepts clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Listener {
     /// As routes name it.
     pub name: Arc<str>,
@@ -98,6 +112,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// TLS to its clients; `None` if they speak in the clear.
     pub tls: Option<Arc<tls::Server>>,
+    /// For every request that comes in here, where nothing more specific has one of the type.
+    pub plugins: Box<[Arc<Plugin>]>,
 }
 
 /// What to do with the requests that one rule of a route matches.
@@ -123,7 +139,7 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// Tries beyond the first, and on what.
     pub retry: Retry,
-    /// In order of execution.
+    /// Its own, as the manifest lists them. What runs is in [`WeightedBackend::chain`].
     pub plugins: Box<[Arc<Plugin>]>,
 }
 
@@ -134,8 +150,32 @@ pub struct WeightedBackend {
     pub backend: Arc<Backend>,
     /// Share of the traffic.
     pub weight: u32,
-    /// Run after the rule's, in order of execution.
+    /// Its own, as the manifest lists them.
     pub plugins: Box<[Arc<Plugin>]>,
+    /// Everything that runs, from all places.
+    pub chain: Chain,
+    /// The same for listeners that have plugins of their own, by name; sorted.
+    pub listener_chains: ListenerChains,
+}
+
+/// What runs for the requests of some listeners, by their names; sorted.
+pub type ListenerChains = Box<[(Arc<str>, Chain)]>;
+
+impl WeightedBackend {
+    /// Where the chain of a listener is; `None` if it has that of all.
+    #[must_use]
+    pub fn listener_index(&self, listener: &str) -> Option<usize> {
+        if self.listener_chains.is_empty() {
+            return None;
+        }
+        self.listener_chains.binary_search_by(|(name, _)| (**name).cmp(listener)).ok()
+    }
+
+    /// What runs for a request that came in by the listener with that index.
+    #[must_use]
+    pub fn chain(&self, listener: Option<usize>) -> &Chain {
+        listener.and_then(|index| self.listener_chains.get(index)).map_or(&self.chain, |(_, chain)| chain)
+    }
 }
 
 /// A set of interchangeable endpoints.
@@ -167,6 +207,8 @@ pub struct Backend {
     pub limits: Option<Limits>,
     /// How much retries may add to its load.
     pub retry_budget: RetryBudget,
+    /// For every request that goes there, where nothing more specific has one of the type.
+    pub plugins: Box<[Arc<Plugin>]>,
 }
 
 /// Where one server of a backend is.
@@ -437,6 +479,11 @@ impl SnapshotCell {
     /// The present snapshot, without a lock or a shared counter. Let go of it before the first `await`.
     pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
+    }
+
+    /// The present snapshot, to keep for a while: not for the way of a request.
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.0.load_full()
     }
 
     /// Publishes a new one and returns the old, which the caller frees off the request threads.

@@ -49,6 +49,8 @@ pub struct Terms {
     pub name: Arc<str>,
     /// Its TLS, if it has any.
     pub tls: Option<Arc<tls::Server>>,
+    /// Whether it has plugins of its own.
+    pub guarded: bool,
 }
 
 /// The workers, from outside.
@@ -209,21 +211,19 @@ async fn run(worker: Worker, mut inbox: mpsc::UnboundedReceiver<Command>) {
         };
         let Some(command) = command else { break };
         match command {
-            Command::Listen { key, terms: Terms { address, name, tls }, socket, done } => {
-                match TcpListener::from_std(socket) {
-                    Ok(listener) => {
-                        let stop = CancellationToken::new();
-                        let state = Rc::new(ListenerState::new(key, address, name, tls));
-                        let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&state), stop.clone());
-                        let accepting = tokio::task::spawn_local(accepting);
-                        listeners.insert(key, Listening { state, stop, accepting });
-                        let _ = done.send(());
-                    }
-                    Err(error) => tracing::error!(%error, listener = %name, "cannot listen"),
+            Command::Listen { key, terms, socket, done } => match TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    let stop = CancellationToken::new();
+                    let state = Rc::new(ListenerState::new(key, terms));
+                    let accepting = listener::accept(Rc::clone(&worker), listener, Rc::clone(&state), stop.clone());
+                    let accepting = tokio::task::spawn_local(accepting);
+                    listeners.insert(key, Listening { state, stop, accepting });
+                    let _ = done.send(());
                 }
-            }
-            Command::Change { key, terms: Terms { name, tls, .. }, done } => {
-                if listeners.get(&key).is_some_and(|listening| listening.state.set(name, tls)) {
+                Err(error) => tracing::error!(%error, listener = %terms.name, "cannot listen"),
+            },
+            Command::Change { key, terms, done } => {
+                if listeners.get(&key).is_some_and(|listening| listening.state.set(terms)) {
                     worker.wake_connections();
                 }
                 let _ = done.send(());

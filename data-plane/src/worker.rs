@@ -22,13 +22,14 @@ use crate::{
     http2,
     limit::{Limit, PerIp},
     listener::ListenerState,
-    live::IdMap,
+    live::{IdMap, Own, States},
+    plugin::{Plugin, Reason},
     resolve::Names,
     snapshot::{Backend, Id, Rule, SnapshotCell},
     target::Target,
     telemetry::{
         access_log::AccessLog,
-        metrics::{OVERFLOW, RequestMetrics, Series},
+        metrics::{Answers, OVERFLOW, RequestMetrics, Series},
     },
     timer::Timer,
     tls,
@@ -103,8 +104,38 @@ pub struct Shared {
     pub clients: PerIp,
     /// Where endpoints with names are.
     pub names: Arc<Names>,
+    /// What plugins keep over snapshots.
+    pub states: Arc<States>,
     /// See there.
     pub policy: Policy,
+}
+
+#[cfg(test)]
+impl Shared {
+    /// With small bounds and nothing else.
+    pub fn for_test(snapshot: Arc<SnapshotCell>) -> Self {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let policy = Policy {
+            connections_max: 100,
+            connections_per_ip_max: 0,
+            tls_handshake_timeout: PATIENCE,
+            head_bytes_max: 1 << 16,
+            head_fields_max: 100,
+            body_bytes_max: 1 << 20,
+            head_timeout: PATIENCE,
+            body_timeout: PATIENCE,
+            body_rate_min: 0,
+            write_timeout: PATIENCE,
+            write_rate_min: 0,
+            keep_alive_timeout: PATIENCE,
+            requests_per_connection_max: None,
+            connection_age_max: None,
+            trusted_proxies: TrustedProxies::default(),
+            debug_headers: false,
+        };
+        let (metrics, health, names, states) = Default::default();
+        Self { snapshot, metrics, health, clients: PerIp::default(), names, states, policy }
+    }
 }
 
 /// See the module documentation.
@@ -122,11 +153,15 @@ pub struct Worker {
     pub log: Option<AccessLog>,
     /// The time for answers.
     pub date: DateCache,
+    /// What plugins keep in this worker.
+    pub states: Own,
     /// Bytes of large heads of HTTP/2 requests that are not over.
     pub large_heads: Cell<usize>,
     /// Tasks that wait for an HTTP/2 request.
     pub idle_servers: RefCell<Vec<Rc<http2::server::Server>>>,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
+    /// Counts what plugins answer.
+    answers: RefCell<IdMap<Arc<Answers>>>,
     /// Counts the requests that no route got.
     unrouted: Arc<Series>,
     /// Counts for the routes that came when there were too many series.
@@ -202,6 +237,7 @@ impl Worker {
         let (unrouted, overflow) = (named("none"), named(OVERFLOW));
         Self {
             upstreams: Upstreams::new(Arc::clone(&shared.health), Arc::clone(&shared.names)),
+            states: Own::new(Arc::clone(&shared.states)),
             shared,
             crew,
             index,
@@ -212,6 +248,7 @@ impl Worker {
             large_heads: Cell::new(0),
             idle_servers: RefCell::default(),
             series: RefCell::default(),
+            answers: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),
             connections: RefCell::default(),
@@ -262,6 +299,18 @@ impl Worker {
     /// Counts a request that no backend was chosen for.
     pub fn count_unrouted(&self, status: u16, duration: Duration) {
         self.unrouted.end(status, duration);
+    }
+
+    /// A plugin answered a request: refused it for this reason, or answered by itself.
+    pub fn count_answer(&self, plugin: &Plugin, reason: Option<&'static Reason>) {
+        let mut answers = self.answers.borrow_mut();
+        if let Some(known) = answers.get(&plugin.identity.id) {
+            return known.count(reason);
+        }
+        if let Some(new) = self.shared.metrics.answers(&plugin.name, plugin.spec) {
+            new.count(reason);
+            answers.insert(plugin.identity.id, new);
+        }
     }
 
     /// A client ran into a bound, or into none.
@@ -323,6 +372,7 @@ impl Worker {
             if tick % TICKS_PER_SWEEP == 0 {
                 self.upstreams.sweep(now);
                 self.forget_series(now);
+                self.states.sweep(now, || self.shared.snapshot.load_full());
                 self.shrink();
             }
         }

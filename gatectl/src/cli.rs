@@ -370,6 +370,8 @@ pub enum Kind {
     /// What TLS is spoken with
     #[value(alias = "certificates")]
     Certificate,
+    /// What holds where nothing says otherwise
+    Defaults,
 }
 
 /// A kind, or all of them.
@@ -390,6 +392,8 @@ pub enum KindOrAll {
     /// What TLS is spoken with
     #[value(alias = "certificate")]
     Certificates,
+    /// What holds where nothing says otherwise
+    Defaults,
     /// All of them
     All,
 }

@@ -9,7 +9,14 @@ use std::{
 
 use clap::{Arg, Args, Command, CommandFactory as _};
 use rustygate_control_plane as control_plane;
-use rustygate_data_plane::{self as data_plane, limit::Limit};
+use rustygate_data_plane::{
+    self as data_plane,
+    limit::Limit,
+    plugin::{
+        Spec, TYPES,
+        spec::{Key, Kind},
+    },
+};
 
 use crate::cli::Cli;
 
@@ -60,6 +67,78 @@ fn every_limit_has_its_setting_its_default_and_its_counter() {
     check("settings.md", "limits", &text);
 }
 
+#[test]
+fn every_type_of_plugin_has_its_page() {
+    let mut types = "| type | what it does | page |\n|---|---|---|\n".to_owned();
+    let mut refusals = "| reason | status | type | when |\n|---|---|---|---|\n".to_owned();
+    for spec in TYPES {
+        let name = spec.name;
+        let _ = writeln!(types, "| `{name}` | {} | [{name}](plugins/{name}.md) |", spec.summary);
+        for reason in spec.reasons {
+            let _ = writeln!(refusals, "| `{}` | {} | `{name}` | {} |", reason.name, reason.status, reason.when);
+        }
+        check_whole(&format!("plugins/{name}.md"), &page(spec));
+    }
+    check("plugins.md", "types", &types);
+    check("plugins.md", "refusals", &refusals);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/plugins");
+    for entry in fs::read_dir(folder).expect("the pages") {
+        let name = entry.expect("an entry").file_name();
+        let kind = name.to_str().and_then(|name| name.strip_suffix(".md"));
+        assert!(TYPES.iter().any(|spec| kind == Some(spec.name)), "there is no such type: {}", name.display());
+    }
+}
+
+/// The page of a type, from its table.
+fn page(spec: &Spec) -> String {
+    let mut text = format!("# {}\n\n{}", spec.name, spec.summary);
+    if !spec.details.is_empty() {
+        let _ = write!(text, "\n\n{}", spec.details);
+    }
+    let _ = write!(text, "\n\n## Configuration\n\n| key | type | default | what it is |\n|---|---|---|---|\n");
+    keys(spec.keys, "", &mut text);
+    let _ = write!(text, "\n```yaml\nplugins:\n  - name: example\n    type: {}\n    config:\n", spec.name);
+    for line in spec.example.lines() {
+        let _ = writeln!(text, "      {line}");
+    }
+    let _ = write!(text, "```\n\n## Refusals\n\n");
+    if spec.reasons.is_empty() {
+        text.push_str("It refuses nothing.\n");
+    } else {
+        text.push_str("| reason | status | when |\n|---|---|---|\n");
+        for reason in spec.reasons {
+            let _ = writeln!(text, "| `{}` | {} | {} |", reason.name, reason.status, reason.when);
+        }
+    }
+    let _ = write!(text, "\nWhere it can be named and when it runs: [plugins](../plugins.md).\n");
+    text
+}
+
+/// A row for each key, those of mappings within each other by their whole paths.
+fn keys(keys: &[Key], path: &str, text: &mut String) {
+    for key in keys {
+        let default = match key.default {
+            _ if key.required => "required".to_owned(),
+            "" => String::new(),
+            default if default.contains(' ') || default == "none" => default.to_owned(),
+            default => format!("`{default}`"),
+        };
+        let name = format!("{path}{}", key.name);
+        let _ = writeln!(text, "| `{name}` | {} | {default} | {} |", key.kind.words(), key.doc);
+        within(&key.kind, &name, text);
+    }
+}
+
+fn within(kind: &Kind, name: &str, text: &mut String) {
+    match kind {
+        Kind::Object(inner) => keys(inner, &format!("{name}."), text),
+        Kind::List(kind, _) => within(kind, &format!("{name}[]"), text),
+        Kind::Map(kind, _) => within(kind, &format!("{name}.NAME"), text),
+        Kind::Either(kinds) => kinds.iter().for_each(|kind| within(kind, name, text)),
+        _ => {}
+    }
+}
+
 fn describe(name: &str, command: &Command, text: &mut String) {
     let inner: Vec<_> = command.get_subcommands().collect();
     for command in &inner {
@@ -97,6 +176,18 @@ fn default<'a>(arg: &Arg, help: &'a str) -> (&'a str, String) {
         _ => "off".to_owned(),
     };
     (help, default)
+}
+
+/// Compares a whole document with what should be.
+fn check_whole(file: &str, expected: &str) {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("makes the folder");
+        fs::write(&path, expected).expect("writes");
+        return;
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, expected, "docs/{file} is out of date: UPDATE_DOCS=1 cargo test -p gatectl --lib docs");
 }
 
 /// Compares what is between a document's markers with what should be.

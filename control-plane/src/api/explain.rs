@@ -4,10 +4,9 @@
 use rustygate_data_plane::{
     canonical,
     fields::{Fields, is_field_value, is_token},
-    publish::DEFAULT_LISTENER,
     route::RequestView,
     snapshot::{
-        Snapshot,
+        DEFAULT_LISTENER, Snapshot,
         fault::{closest, shown},
     },
 };

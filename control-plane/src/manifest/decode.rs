@@ -10,10 +10,13 @@ mod listener;
 mod plugin;
 mod route;
 
-use rustygate_data_plane::snapshot::compile::WEIGHT_MAX;
+use rustygate_data_plane::{
+    duration,
+    snapshot::compile::{DEFAULTS, WEIGHT_MAX},
+};
 use rustygate_proto::v1 as wire;
 
-use super::duration;
+pub(super) use self::plugin::secrets_in_place;
 use super::faults::{BAD_VALUE, CONFLICT, Faults, MISSING_FIELD, TOO_LARGE, UNREADABLE, WRONG_TYPE, closest};
 use super::name;
 use super::node::{Node, Scalar};
@@ -38,9 +41,18 @@ pub(super) fn item(faults: &mut Faults, kind: wire::Kind, node: &Node<'_>) -> Op
             (Kind::Route(route), named)
         }
         wire::Kind::Certificate => (Kind::Certificate(certificate::certificate(faults, node)?), true),
+        wire::Kind::Defaults => (Kind::Defaults(defaults(faults, node)?), true),
         wire::Kind::Unspecified => return None,
     };
     Some(Item { resource: wire::Resource { kind: Some(kind) }, named })
+}
+
+/// `defaults:`, a mapping and no list.
+fn defaults(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Defaults> {
+    let fields = faults.fields(node, "defaults", ["plugins"])?;
+    let [plugins] = fields.found;
+    let plugins = plugins.map(|entry| names(faults, &entry.value)).unwrap_or_default();
+    Some(wire::Defaults { name: DEFAULTS.to_owned(), plugins })
 }
 
 fn text(faults: &mut Faults, node: &Node<'_>) -> Option<String> {
@@ -149,7 +161,7 @@ fn outside_text(faults: &mut Faults, node: &Node<'_>) -> Option<String> {
     if let Some(Scalar::Text(text)) = node.scalar() {
         return Some(text.to_owned());
     }
-    let fields = faults.fields(node, "a PEM text that is not written in place", ["file", "env"])?;
+    let fields = faults.fields(node, "a text that is not written in place", ["file", "env"])?;
     let [file, env] = fields.found;
     let whole = fields.is_whole();
     let bytes = reference(faults, node, file.map(|entry| &entry.value), env.map(|entry| &entry.value), whole)?;

@@ -43,6 +43,12 @@ impl Yaml {
         }
     }
 
+    /// A section that is a mapping.
+    pub(super) fn mapping(&self, out: &mut String, name: &str) {
+        let _ = writeln!(out, "{name}:");
+        self.block(out, 2, false);
+    }
+
     /// On lines of their own at an indentation; the first line's is already written if `inline`.
     fn block(&self, out: &mut String, indent: usize, inline: bool) {
         let pad = |out: &mut String, first: bool| {

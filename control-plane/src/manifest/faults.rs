@@ -4,6 +4,7 @@
 use rustygate_proto::v1 as wire;
 
 use super::FAULTS_MAX;
+use super::decode::secrets_in_place;
 use super::node::{Entry, Node, Scalar, Span, Value};
 use super::place::Lines;
 use super::references::References;
@@ -90,7 +91,7 @@ impl Faults {
             placed.fault.kind = kind.into();
             placed.fault.name = name.into();
             placed.fault.field = item.path_to(placed.span).unwrap_or_default();
-            placed.hidden = is_secret(kind, item, &placed.fault.field);
+            placed.hidden = is_secret(kind, item, &placed.fault.field, placed.span);
         }
     }
 
@@ -288,11 +289,17 @@ impl Faults {
     }
 }
 
-/// Whether a field of an item is a secret that is written in place.
-pub(super) fn is_secret(kind: wire::Kind, item: &Node<'_>, field: &str) -> bool {
-    kind == wire::Kind::Certificate
-        && field == "key"
-        && item.entry("key").is_some_and(|key| key.value.scalar().is_some())
+/// Whether a place in an item is a secret that is written in place, or on the line where one begins.
+pub(super) fn is_secret(kind: wire::Kind, item: &Node<'_>, field: &str, span: Span) -> bool {
+    let secrets = match kind {
+        wire::Kind::Certificate => {
+            item.entry("key").map(|key| &key.value).filter(|key| key.scalar().is_some()).into_iter().collect()
+        }
+        wire::Kind::Plugin => secrets_in_place(item),
+        _ => Vec::new(),
+    };
+    let is = |secret: &Node<'_>| secret.span.line == span.line || item.path_to(secret.span).as_deref() == Some(field);
+    secrets.into_iter().any(is)
 }
 
 /// The known name that a mistyped one is nearest to, if it is near.

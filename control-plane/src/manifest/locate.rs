@@ -28,8 +28,9 @@ pub(super) fn fill(parsed: &Parsed, faults: &mut [wire::Fault]) {
         let mut item = 0;
         read::items(document, &mut Faults::default(), |_, _, node, _| {
             while let Some((_, _, resource, fault)) = rest.next_if(|next| (next.0, next.1) == (index, item)) {
-                let hidden = is_secret(fault.kind(), node, &fault.field);
-                found.push((find(node, &parsed.resources[resource], &fault.field), hidden, fault));
+                let span = find(node, &parsed.resources[resource], &fault.field);
+                let hidden = is_secret(fault.kind(), node, &fault.field, span);
+                found.push((span, hidden, fault));
             }
             item += 1;
         });

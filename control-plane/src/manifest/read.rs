@@ -17,10 +17,11 @@ use super::{DEPTH_MAX, DOCUMENTS_MAX, EXPANSION_MAX, ITEM_VALUES_MAX, SKIPPED_MA
 use crate::report::shown;
 
 /// The sections of a document, and what their items are.
-pub(super) const SECTIONS: [&str; 5] = ["certificates", "listeners", "backends", "plugins", "routes"];
+pub(super) const SECTIONS: [&str; 6] = ["defaults", "certificates", "listeners", "backends", "plugins", "routes"];
 
 fn section_kind(key: &str) -> Option<wire::Kind> {
     Some(match key {
+        "defaults" => wire::Kind::Defaults,
         "certificates" => wire::Kind::Certificate,
         "listeners" => wire::Kind::Listener,
         "backends" => wire::Kind::Backend,
@@ -179,6 +180,13 @@ impl<'t> Reader<'t, '_> {
         (event, span): Spanned<'t>,
         take: &mut impl FnMut(&mut Faults, wire::Kind, &Node<'t>, usize),
     ) -> Result<(), Stop> {
+        if kind == wire::Kind::Defaults {
+            // There is one set of them, so it is no list.
+            let before = self.faults.len();
+            let node = self.node((event, span))?;
+            take(self.faults, kind, &node, before);
+            return if self.faults.is_full() { Err(Stop) } else { Ok(()) };
+        }
         if !matches!(event, Event::SequenceStart(..)) {
             let null = is_empty(&event);
             let hint = if null { "write [] for none, or leave the section out" } else { "begin each item with \"- \"" };

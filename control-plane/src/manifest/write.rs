@@ -1,13 +1,14 @@
 //! Wire resources -> the YAML that a user would have written: the inverse of `decode`, in the shortest forms.
 
+use rustygate_data_plane::{duration, plugin::SECRET};
 use rustygate_proto::v1 as wire;
 
-use super::duration;
 use super::emit::{Yaml, quoted};
 
 /// All resources, a section for each kind, sorted by name.
 pub(super) fn document(resources: &[wire::Resource]) -> String {
     use wire::resource::Kind;
+    let mut defaults = None;
     let mut sections: [(&str, Vec<(&str, Yaml)>); 5] =
         ["certificates", "listeners", "backends", "plugins", "routes"].map(|name| (name, Vec::new()));
     for resource in resources {
@@ -17,11 +18,19 @@ pub(super) fn document(resources: &[wire::Resource]) -> String {
             Some(Kind::Backend(item)) => (2, &item.name, backend(item)),
             Some(Kind::Plugin(item)) => (3, &item.name, plugin(item)),
             Some(Kind::Route(item)) => (4, &item.name, route(item)),
+            Some(Kind::Defaults(item)) => {
+                let plugins = Yaml::List(item.plugins.iter().map(|plugin| Yaml::text(plugin)).collect());
+                defaults = Some(Yaml::Map(vec![("plugins".to_owned(), plugins)]));
+                continue;
+            }
             None => continue,
         };
         sections[section].1.push((name, yaml));
     }
     let mut out = String::new();
+    if let Some(defaults) = &defaults {
+        defaults.mapping(&mut out, "defaults");
+    }
     for (section, mut items) in sections {
         if items.is_empty() {
             continue;
@@ -72,17 +81,20 @@ fn list(texts: &[String]) -> Yaml {
 }
 
 fn certificate(certificate: &wire::Certificate) -> Yaml {
-    use wire::secret::Form;
     let mut fields = Fields::default();
     fields.text("name", &certificate.name);
     fields.put("certificate", Some(Yaml::long_text(&certificate.chain)));
-    let secret = |secret: &wire::Secret| match &secret.form {
+    fields.put("key", certificate.key.as_ref().map(secret));
+    fields.map()
+}
+
+fn secret(secret: &wire::Secret) -> Yaml {
+    use wire::secret::Form;
+    match &secret.form {
         Some(Form::Fingerprint(fingerprint)) => single("sealed", fingerprint),
         // Whoever has the secret itself does not write it down.
         Some(Form::Clear(_) | Form::Sealed(_)) | None => single("sealed", "unknown"),
-    };
-    fields.put("key", certificate.key.as_ref().map(secret));
-    fields.map()
+    }
 }
 
 fn listener(listener: &wire::Listener) -> Yaml {
@@ -90,6 +102,7 @@ fn listener(listener: &wire::Listener) -> Yaml {
     fields.text("name", &listener.name);
     fields.text("address", &listener.address);
     fields.put("tls", listener.tls.as_ref().map(listener_tls));
+    fields.texts("plugins", &listener.plugins);
     fields.map()
 }
 
@@ -143,6 +156,7 @@ fn backend(backend: &wire::Backend) -> Yaml {
     fields.number("panic_threshold", backend.panic_threshold);
     fields.put("limits", backend.limits.as_ref().map(limits));
     fields.put("retry_budget", backend.retry_budget.as_ref().map(retry_budget));
+    fields.texts("plugins", &backend.plugins);
     fields.map()
 }
 
@@ -266,21 +280,27 @@ fn plugin(plugin: &wire::Plugin) -> Yaml {
     let mut fields = Fields::default();
     fields.text("name", &plugin.name);
     fields.text("type", &plugin.r#type);
+    fields.boolean("enabled", plugin.enabled);
     if plugin.config_json != "{}" {
         // What is no JSON was not made here; it is shown as it is.
-        let config = serde_json::from_str(&plugin.config_json).map(|value| json(&value));
+        let config = serde_json::from_str(&plugin.config_json).map(|value| json(&value, &plugin.secrets));
         fields.put("config", Some(config.unwrap_or_else(|_| Yaml::text(&plugin.config_json))));
     }
     fields.map()
 }
 
 /// The parser of JSON bounds how deep this recurses.
-fn json(value: &serde_json::Value) -> Yaml {
+fn json(value: &serde_json::Value, secrets: &[wire::Secret]) -> Yaml {
     match value {
-        serde_json::Value::String(text) => Yaml::text(text),
-        serde_json::Value::Array(items) => Yaml::List(items.iter().map(json).collect()),
+        serde_json::Value::String(text) => Yaml::long_text(text),
+        serde_json::Value::Array(items) => Yaml::List(items.iter().map(|item| json(item, secrets)).collect()),
         serde_json::Value::Object(entries) => {
-            Yaml::Map(entries.iter().map(|(key, value)| (quoted(key), json(value))).collect())
+            let index = entries.get(SECRET).and_then(serde_json::Value::as_u64);
+            let index = index.and_then(|index| usize::try_from(index).ok());
+            match index.and_then(|index| secrets.get(index)) {
+                Some(hidden) => secret(hidden),
+                None => Yaml::Map(entries.iter().map(|(key, value)| (quoted(key), json(value, secrets))).collect()),
+            }
         }
         scalar => Yaml::Scalar(scalar.to_string()),
     }

@@ -129,3 +129,39 @@ fn regexes_that_take_long_to_refuse_are_not_tried_without_end() {
     assert_eq!(told.count(), 1);
     assert!(faults.iter().all(|fault| fault.message.len() < 200), "{}", faults[0].message);
 }
+
+#[test]
+fn plugins_of_every_place_are_checked_with_line_column_and_a_suggestion() {
+    let text = r#"
+defaults: {plugins: [tga]}
+listeners:
+  - {name: web, address: ":8080", plugins: [tag, tag2]}
+backends:
+  - {name: b, endpoints: ["http://a"], plugins: [taag]}
+plugins:
+  - {name: tag, type: headers, enabled: "no"}
+  - {name: tag2, type: haeders}
+  - name: tag3
+    type: headers
+    config:
+      request:
+        st: {x: y}
+        set:
+          connection: close
+routes:
+  - {name: r, path: /, backend: b, plugins: [tag3, tag4]}
+"#;
+    let faults = check(documents(&[("a.yaml", text)]), Vec::new()).expect_err("is faulty");
+    insta::assert_snapshot!(render(&faults, false));
+}
+
+#[test]
+fn defaults_are_one_mapping() {
+    assert!(codes("defaults: {}\nroutes: []\n").is_empty());
+    assert_eq!(codes("defaults: []\n"), [crate::codes::WRONG_TYPE]);
+    assert_eq!(codes("defaults: {plugin: []}\n"), [crate::codes::UNKNOWN_FIELD]);
+    let twice = documents(&[("a.yaml", "defaults: {plugins: []}\n"), ("b.yaml", "defaults: {plugins: []}\n")]);
+    let faults = check(twice, Vec::new()).expect_err("is faulty");
+    assert_eq!(faults[0].message, "there are defaults already: the first are in \"a.yaml\", line 1");
+    assert_eq!((faults.len(), faults[0].location.as_ref().map(|at| at.file.as_str())), (1, Some("b.yaml")));
+}

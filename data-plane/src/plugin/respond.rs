@@ -1,67 +1,46 @@
 //! `respond`: answers by itself; no upstream sees the request.
-//!
-//! ```yaml
-//! config: {status: 503, body: "back soon", content_type: text/plain, headers: {retry-after: "60"}}
-//! ```
 
-use super::{LocalResponse, config, config::Config};
-use crate::{
-    fields::Fields,
-    snapshot::{fault, fault::Faults},
+use super::{
+    LocalResponse, Spec,
+    config::Config,
+    spec::{Key, Kind},
 };
+use crate::{fields::Fields, snapshot::fault::Faults};
 
 /// The most bytes that a body has.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-const STATUS: u16 = 200;
-
 const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
+pub(super) static SPEC: Spec = Spec {
+    name: "respond",
+    summary: "Answers by itself; no backend sees the request.",
+    details: "The answer is the configuration's own and has no reason in the access log.",
+    keys: &[
+        Key::new("status", Kind::Integer { min: 200, max: 599 }, "200", "Status of the answer"),
+        Key::new("body", Kind::Text { max: BODY_BYTES_MAX }, "", "Its body"),
+        Key::new("content_type", Kind::FieldValue, CONTENT_TYPE, "Its `Content-Type`, if it has a body"),
+        Key::new("headers", Kind::Fields, "", "Further fields of the answer; up to 100"),
+    ],
+    example: "status: 503\nbody: back soon\nheaders: {retry-after: \"60\"}",
+    reasons: &[],
+};
+
 pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> LocalResponse {
-    config.only(&["status", "body", "headers", "content_type"], faults);
-    let status = status(config, faults);
-    let body = config.text("body", faults).unwrap_or_default();
-    if body.len() > BODY_BYTES_MAX {
-        let message = format_args!("the body is {} bytes long; at most {BODY_BYTES_MAX} are allowed", body.len());
-        faults.add(fault::BAD_PLUGIN_CONFIG, config.path("body"), message);
-    }
+    let status = config.integer("status").and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
+    let body = config.text("body").unwrap_or_default();
     if !body.is_empty() && matches!(status, 204 | 304) {
-        let message = format_args!("an answer with status {status} has no body");
-        faults.add_with_hint(fault::BAD_PLUGIN_CONFIG, config.path("body"), message, "leave it out");
+        config.fault("body", format_args!("an answer with status {status} has no body"), "leave it out", faults);
     }
     let mut fields = Fields::new();
-    for (name, value) in config.fields("headers", faults) {
+    for (name, value) in config.fields("headers") {
         fields.append(&name, &value);
     }
-    match config.text("content_type", faults) {
-        Some(_) if fields.get("content-type").is_some() => {
-            let message = "the content type is in the headers too";
-            faults.add_with_hint(
-                fault::BAD_PLUGIN_CONFIG,
-                config.path("content_type"),
-                message,
-                "leave out one of them",
-            );
-        }
-        Some(content_type) if config::check_value(content_type, &config.path("content_type"), faults) => {
-            fields.append("content-type", content_type.as_bytes());
-        }
-        None if !body.is_empty() && fields.get("content-type").is_none() => {
-            fields.append("content-type", CONTENT_TYPE.as_bytes());
-        }
-        Some(_) | None => {}
+    let has_type = fields.get("content-type").is_some();
+    if has_type && config.has("content_type") {
+        config.fault("content_type", "the content type is in the headers too", "leave out one of them", faults);
+    } else if config.has("content_type") || (!body.is_empty() && !has_type) {
+        fields.append("content-type", config.value("content_type").as_bytes());
     }
     LocalResponse { status, fields, body: body.to_owned().into() }
-}
-
-fn status(config: &Config<'_>, faults: &mut Faults) -> u16 {
-    let Some(value) = config.get("status") else { return STATUS };
-    match value.as_u64().and_then(|status| u16::try_from(status).ok()).filter(|status| (200..=599).contains(status)) {
-        Some(status) => status,
-        None => {
-            let message = format_args!("{value} is no status that an answer can have");
-            faults.add_with_hint(fault::BAD_PLUGIN_CONFIG, config.path("status"), message, "write 200 to 599");
-            STATUS
-        }
-    }
 }

@@ -1,33 +1,33 @@
-use super::*;
+use super::{
+    rig::{Rig, message},
+    *,
+};
 
 fn compile(kind: &str, config: &str) -> Result<Plugin, Vec<wire::Fault>> {
-    Plugin::compile(&wire::Plugin { name: "p".to_owned(), r#type: kind.to_owned(), config_json: config.to_owned() })
+    Plugin::compile(&message(kind, config))
 }
 
-fn fields_at_fault(kind: &str, config: &str) -> Vec<String> {
+pub fn fields_at_fault(kind: &str, config: &str) -> Vec<String> {
     let faults = compile(kind, config).expect_err(config);
-    assert!(faults.iter().all(|fault| fault.code == fault::BAD_PLUGIN_CONFIG && fault.name == "p"), "{faults:?}");
+    assert!(faults.iter().all(|fault| fault.code == faults_of::BAD_PLUGIN_CONFIG && fault.name == "p"), "{faults:?}");
     faults.into_iter().map(|fault| fault.field).collect()
 }
 
-fn lines(fields: &Fields) -> Vec<String> {
+pub fn lines(fields: &Fields) -> Vec<String> {
     fields.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value))).collect()
 }
 
-#[test]
-fn headers_are_removed_set_and_added_on_their_side_only() {
+#[tokio::test]
+async fn headers_are_removed_set_and_added_on_their_side_only() {
     let config = r#"{"request": {"set": {"x-a": "1"}, "add": {"x-b": "2"}, "remove": ["X-C"]},
         "response": {"set": {"cache-control": "no-store"}}}"#;
-    let plugin = compile("headers", config).expect("valid");
-    let mut fields = Fields::new();
+    let mut rig = Rig::new("headers", config);
     for (name, value) in [("X-A", "old"), ("x-b", "1"), ("x-c", "gone"), ("x-a", "older")] {
-        fields.append(name, value.as_bytes());
+        rig.field(name, value);
     }
-    assert!(matches!(plugin.on_request(&mut fields), Flow::Continue));
-    assert_eq!(lines(&fields), ["x-b: 1", "x-a: 1", "x-b: 2"]);
-    let mut fields = Fields::new();
-    plugin.on_response(&mut fields);
-    assert_eq!(lines(&fields), ["cache-control: no-store"]);
+    assert!(rig.ask().await.is_none());
+    assert_eq!(lines(&rig.fields), ["x-b: 1", "x-a: 1", "x-b: 2"]);
+    assert_eq!(rig.answer(200, &[]), ["cache-control: no-store"]);
 }
 
 #[test]
@@ -48,10 +48,10 @@ fn every_mistake_of_a_configuration_is_told_with_its_place() {
         [
             "config.z",
             "config.request.sett",
-            "config.request.remove",
             "config.request.add.a b",
             "config.request.add.x",
-            "config.request.add.y"
+            "config.request.add.y",
+            "config.request.remove"
         ]
     );
     let faults = compile("headers", r#"{"requst": {}}"#).expect_err("unknown key");
@@ -61,15 +61,13 @@ fn every_mistake_of_a_configuration_is_told_with_its_place() {
     }
 }
 
-#[test]
-fn respond_answers_by_itself() {
+#[tokio::test]
+async fn respond_answers_by_itself() {
     let config = r#"{"status": 503, "body": "back soon", "headers": {"retry-after": "60"}}"#;
-    let plugin = compile("respond", config).expect("valid");
-    let Flow::Respond(response) = plugin.on_request(&mut Fields::new()) else { panic!("it went on") };
+    let response = Rig::new("respond", config).local().await;
     assert_eq!((response.status, &response.body[..]), (503, &b"back soon"[..]));
     assert_eq!(lines(&response.fields), ["retry-after: 60", "content-type: text/plain; charset=utf-8"]);
-    let empty = compile("respond", "").expect("valid");
-    let Flow::Respond(response) = empty.on_request(&mut Fields::new()) else { panic!("it went on") };
+    let response = Rig::new("respond", "").local().await;
     assert!(response.status == 200 && response.body.is_empty() && response.fields.is_empty());
 }
 
@@ -90,10 +88,51 @@ const BODY_BYTES: usize = (64 << 10) + 1;
 
 #[test]
 fn a_type_that_is_not_there_is_told_with_those_that_are() {
-    let faults = compile("jwt", "{}").expect_err("unknown type");
+    let faults = compile("quantum", "{}").expect_err("unknown type");
     assert_eq!(faults.len(), 1);
-    assert_eq!((faults[0].code.as_str(), faults[0].field.as_str()), (fault::UNKNOWN_PLUGIN_TYPE, "type"));
-    assert_eq!(faults[0].message, "plugin type \"jwt\" is not available in this version");
-    assert_eq!(faults[0].hint, "available types: headers, respond");
+    assert_eq!((faults[0].code.as_str(), faults[0].field.as_str()), (faults_of::UNKNOWN_PLUGIN_TYPE, "type"));
+    assert_eq!(faults[0].message, "plugin type \"quantum\" is not available in this version");
+    assert!(faults[0].hint.starts_with("available types: ") && faults[0].hint.contains("respond"), "{faults:?}");
     assert_eq!(compile("header", "{}").expect_err("unknown type")[0].hint, "did you mean \"headers\"?");
+}
+
+#[tokio::test]
+async fn types_run_in_their_order_and_a_plugin_that_is_off_does_nothing() {
+    let named = |name: &str, plugin| wire::Plugin { name: name.to_owned(), ..plugin };
+    let set = |value: &str| message("headers", &format!(r#"{{"request": {{"add": {{"x": "{value}"}}}}}}"#));
+    let off = wire::Plugin { enabled: Some(false), ..message("respond", "") };
+    let plugins = vec![named("off", off), named("one", set("1")), named("two", set("2"))];
+    let mut rig = Rig::with(plugins.clone());
+    assert!(rig.ask().await.is_none(), "what would answer is off");
+    assert_eq!(lines(&rig.fields), ["x: 1", "x: 2"]);
+    let chain: Vec<&str> = rig.rule.backends[0].chain.iter().map(|plugin| &*plugin.name).collect();
+    assert_eq!(chain, ["one", "two"]);
+    let faulty = wire::Plugin { enabled: Some(false), ..message("respond", r#"{"status": 1}"#) };
+    assert_eq!(Plugin::compile(&faulty).expect_err("off, but faulty")[0].field, "config.status");
+}
+
+/// Each page of the reference shows an example: it must be valid, as must be the rest of the table.
+#[test]
+fn the_tables_of_the_types_are_whole() {
+    let mut reasons = std::collections::BTreeSet::new();
+    for spec in TYPES {
+        assert!(spec.summary.ends_with('.') && !spec.example.is_empty(), "{}", spec.name);
+        for reason in spec.reasons {
+            assert!(reasons.insert(reason.name), "two types have the reason {}", reason.name);
+            assert!((400..600).contains(&reason.status), "{}", reason.name);
+            let said = crate::error::ProxyError::Refused { reason, status: reason.status };
+            assert_eq!((said.reason(), said.status()), (reason.name, reason.status));
+        }
+    }
+}
+
+#[test]
+fn identities_follow_name_and_type_and_those_of_configurations_the_whole() {
+    let of = |plugin: &wire::Plugin| Plugin::compile(plugin).expect("valid").identity;
+    let one = message("respond", r#"{"status":200}"#);
+    let other = wire::Plugin { config_json: r#"{"status":201}"#.to_owned(), ..one.clone() };
+    let renamed = wire::Plugin { name: "q".to_owned(), ..one.clone() };
+    assert_eq!(of(&one), of(&one));
+    assert!(of(&one).id == of(&other).id && of(&one).config != of(&other).config);
+    assert!(of(&one).id != of(&renamed).id && of(&one).config != of(&renamed).config);
 }

@@ -11,10 +11,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    After, Exchange, Record, admit_connection, begun,
+    After, Exchange, Record,
     downlink::{Down, Downlink},
-    due,
     flow::{Flow, UploadState},
+    turn::{admit_connection, begun, due},
     uplink::{Stop, Upload, uplink},
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     http1::{Framing, Version, write},
     http2::{self, Receiver, Sender},
     limit::Limit,
+    plugin::{Chain, Rewrite},
     resolve::ConnectError,
     snapshot::{Endpoint, Protocol, Rule, Timeouts, WeightedBackend},
     stream::Pressure,
@@ -42,8 +43,12 @@ pub struct Plan<'p> {
     pub rule: &'p Rule,
     /// The backend that was chosen.
     pub chosen: &'p WeightedBackend,
+    /// The plugins that it passes.
+    pub chain: &'p Chain,
     /// How many bytes of the path are removed from its beginning.
     pub strip: usize,
+    /// What a plugin asks for instead.
+    pub rewrite: Option<Box<Rewrite>>,
     /// The client asks for a WebSocket.
     pub upgrade: bool,
     /// Its `Sec-WebSocket-Key` for an endpoint that speaks HTTP/1.1, if the client has none since it does not.
@@ -299,8 +304,10 @@ fn http2_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) ->
 }
 
 /// The path that the endpoint is asked for, in two parts.
-fn path<'x>(target: &'x Target, plan: &Plan<'_>, endpoint: &'x Endpoint) -> [&'x str; 2] {
-    match (&*endpoint.base_path, target.path.get(plan.strip..).unwrap_or_default()) {
+fn path<'x>(target: &'x Target, plan: &'x Plan<'_>, endpoint: &'x Endpoint) -> [&'x str; 2] {
+    let rewritten = plan.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_deref());
+    let path = rewritten.unwrap_or_else(|| target.path.get(plan.strip..).unwrap_or_default());
+    match (&*endpoint.base_path, path) {
         ("", "") => ["/", ""],
         (base, path) => [base, path],
     }
@@ -310,11 +317,13 @@ fn identity<'x>(
     target: &'x Target,
     peer: &'x Peer,
     forwarded: &'x Forwarded,
-    plan: &Plan<'_>,
+    plan: &'x Plan<'_>,
     endpoint: &'x Endpoint,
 ) -> Identity<'x> {
+    let own = if target.host_field.is_empty() { &endpoint.authority } else { &*target.host_field };
     Identity {
-        host: if target.host_field.is_empty() { &endpoint.authority } else { &target.host_field },
+        host: plan.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_deref()).unwrap_or(own),
+        asked_host: own,
         peer: &peer.text,
         forwarded,
         tls: peer.tls.as_ref().map(|tls| tls.identity.as_deref()),

@@ -8,7 +8,7 @@ use super::{
     attempt::Plan,
     carry,
     flow::{Flow, UploadState},
-    response_plugins, yield_now_and_then,
+    yield_now_and_then,
 };
 use crate::{
     body::{Sink, Source},
@@ -21,6 +21,7 @@ use crate::{
         write,
     },
     http2,
+    plugin::PluginResponse,
     telemetry::access_log::milliseconds,
     upstream::Retrying,
     websocket,
@@ -215,9 +216,14 @@ impl Downlink<'_, '_, '_> {
         let status = self.response.status;
         let described = self.request.method == "HEAD" || status == 304;
         sanitise_response(&mut self.response.fields, &self.response.connection, described);
-        for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
-            plugin.on_response(&mut self.response.fields);
-        }
+        self.plan.chain.on_response(&mut PluginResponse {
+            status,
+            fields: &mut self.response.fields,
+            request: &self.request.fields,
+            rule: self.plan.rule,
+            backend: &self.plan.chosen.backend,
+            facts: &self.record.facts,
+        });
         let stays = self.request.persistent() && !self.worker.draining() && !self.leaves_upload(status);
         let reply = Reply::to(self.response, self.request.version, stays);
         self.say(status, reply, described || status == 204)?;
@@ -288,9 +294,7 @@ impl Downlink<'_, '_, '_> {
                 Piece::End => {
                     let trailers = self.from.trailers_mut();
                     if !trailers.is_empty() {
-                        for plugin in response_plugins(self.plan.rule, self.plan.chosen) {
-                            plugin.on_response_trailers(trailers);
-                        }
+                        self.plan.chain.on_response_trailers(trailers);
                     }
                     self.to.end(reply.framing, self.from.trailers()).map_err(client_gone)?;
                     self.flush().await?;

@@ -5,16 +5,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{After, Exchange, Record, response_plugins};
+use super::{After, Exchange, Record};
 use crate::{
     body::{Sink, Source},
     client::Client,
-    error::ProxyError,
+    error::{PROBLEM_JSON, ProxyError},
     fields::Fields,
     forward::Reply,
     grpc,
     http1::{Framing, body::Piece},
-    plugin::LocalResponse,
+    plugin::{Flow, LocalResponse, Plugin, PluginResponse},
     snapshot::Rule,
     websocket,
 };
@@ -25,14 +25,46 @@ const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// How long that may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// Answers with what a plugin says.
+pub async fn plugin(x: &mut Exchange<'_, '_>, record: &mut Record, rule: &Rule, plugin: &Plugin, flow: Flow) -> After {
+    record.plugin = Some(plugin.name.clone());
+    match flow {
+        Flow::Continue => After::Abort,
+        Flow::Respond(answer) => {
+            x.worker.count_answer(plugin, None);
+            local(x, record, Some(rule), *answer).await
+        }
+        Flow::Refuse(refusal) => {
+            x.worker.count_answer(plugin, Some(refusal.reason));
+            record.reason = refusal.reason.name;
+            let error = ProxyError::Refused { reason: refusal.reason, status: refusal.status };
+            let detail = refusal.detail.unwrap_or_else(|| error.message());
+            problem(x, record, Some(rule), error, &detail, refusal.fields).await
+        }
+    }
+}
+
 /// Answers with an error.
 pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&Rule>, error: ProxyError) -> After {
+    problem(x, record, rule, error, &error.message(), Fields::new()).await
+}
+
+/// Tells of an error: in the problem details of RFC 9457, or in a status of gRPC; `fields` go with it.
+async fn problem(
+    x: &mut Exchange<'_, '_>,
+    record: &mut Record,
+    rule: Option<&Rule>,
+    error: ProxyError,
+    detail: &str,
+    mut fields: Fields,
+) -> After {
     if grpc::is_call(&x.request.fields) {
-        let fields = grpc::trailers_only(grpc::status(error), &error.message());
+        for (name, value) in grpc::trailers_only(grpc::status(error), detail).iter() {
+            fields.append(name, value);
+        }
         return local(x, record, rule, LocalResponse { status: 200, fields, body: Bytes::new() }).await;
     }
-    let mut fields = Fields::new();
-    fields.append("Content-Type", b"application/json");
+    fields.append("Content-Type", PROBLEM_JSON);
     if error == ProxyError::MethodNotAllowed {
         fields.append("Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
     }
@@ -54,7 +86,7 @@ pub async fn error(x: &mut Exchange<'_, '_>, record: &mut Record, rule: Option<&
     ) {
         x.request.connection.close = true;
     }
-    let answer = LocalResponse { status: error.status(), fields, body: error.body().into() };
+    let answer = LocalResponse { status: error.status(), fields, body: error.body(detail).into() };
     local(x, record, rule, answer).await
 }
 
@@ -79,10 +111,15 @@ pub async fn local(
     rule: Option<&Rule>,
     mut answer: LocalResponse,
 ) -> After {
-    if let Some((rule, index)) = rule.zip(record.backend) {
-        for plugin in response_plugins(rule, &rule.backends[index]) {
-            plugin.on_response(&mut answer.fields);
-        }
+    if let Some((rule, chosen)) = rule.zip(record.backend) {
+        record.chain(rule).on_response(&mut PluginResponse {
+            status: answer.status,
+            fields: &mut answer.fields,
+            request: &x.request.fields,
+            rule,
+            backend: &rule.backends[chosen.index].backend,
+            facts: &record.facts,
+        });
     }
     let head_only = x.request.method == "HEAD";
     let bodyless = answer.status == 204 || answer.status == 304;

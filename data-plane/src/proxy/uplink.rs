@@ -63,6 +63,21 @@ impl Upload {
         }
     }
 
+    /// The bytes of the body, if the head says how many.
+    pub fn length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Empty => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        }
+    }
+
+    /// Bounds the body by this too.
+    pub fn bound(&mut self, bytes_max: Option<u64>) -> Result<(), ProxyError> {
+        self.bytes_max = self.bytes_max.min(bytes_max.unwrap_or(u64::MAX));
+        self.check_length()
+    }
+
     /// Keeps what is taken from now on, for another try.
     pub fn keep_for_replay(&mut self, keep: bool) {
         self.replay = (keep && self.framing != Framing::Empty).then(Vec::new);
@@ -160,9 +175,7 @@ async fn send_body(
             Piece::End => {
                 let trailers = from.trailers_mut();
                 if !trailers.is_empty() {
-                    for plugin in plan.rule.plugins.iter().chain(&plan.chosen.plugins) {
-                        plugin.on_request_trailers(trailers);
-                    }
+                    plan.chain.on_request_trailers(trailers);
                 }
                 to.end(upload.framing, from.trailers()).map_err(|_| Halt::Upstream)?;
                 to.flush().await.map_err(|_| Halt::Upstream)?;

@@ -8,15 +8,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    crew::Crew,
-    fields::Fields,
-    forward::TrustedProxies,
-    limit::PerIp,
-    route::RequestView,
-    snapshot::Rule,
-    worker::{Policy, Shared},
-};
+use crate::{crew::Crew, fields::Fields, route::RequestView, snapshot::Rule, worker::Shared};
 
 /// For what should happen at once.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -49,33 +41,7 @@ fn bystander(index: u64, port: u64) -> wire::Change {
 /// A publisher with one worker that accepts clients.
 fn publisher() -> (Publisher, Arc<Threads>) {
     let cell = Arc::new(SnapshotCell::default());
-    let policy = Policy {
-        connections_max: 100,
-        connections_per_ip_max: 0,
-        tls_handshake_timeout: DEADLINE,
-        head_bytes_max: 1 << 16,
-        head_fields_max: 100,
-        body_bytes_max: 1 << 20,
-        head_timeout: DEADLINE,
-        body_timeout: DEADLINE,
-        body_rate_min: 0,
-        write_timeout: DEADLINE,
-        write_rate_min: 0,
-        keep_alive_timeout: DEADLINE,
-        requests_per_connection_max: None,
-        connection_age_max: None,
-        trusted_proxies: TrustedProxies::default(),
-        debug_headers: false,
-    };
-    let snapshot = Arc::clone(&cell);
-    let shared = Arc::new(Shared {
-        snapshot,
-        metrics: Arc::default(),
-        health: Arc::default(),
-        clients: PerIp::default(),
-        names: Arc::default(),
-        policy,
-    });
+    let shared = Arc::new(Shared::for_test(Arc::clone(&cell)));
     let threads = Arc::new(Threads::start(&Arc::new(Crew::new(1)), &shared, None).expect("a thread"));
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     (Publisher::new(cell, listen, Arc::clone(&threads), Resolver::for_test()), threads)
@@ -149,7 +115,8 @@ async fn a_stream_over_ten_thousand_pushes_pins_its_own_rule_and_nothing_else() 
 
 fn listener(port: u16, tls: bool) -> wire::Change {
     let tls = tls.then(|| wire::ListenerTls { certificates: vec!["web".to_owned()], ..wire::ListenerTls::default() });
-    let listener = wire::Listener { name: "l".to_owned(), address: format!("127.0.0.1:{port}"), tls };
+    let listener =
+        wire::Listener { name: "l".to_owned(), address: format!("127.0.0.1:{port}"), tls, plugins: Vec::new() };
     let resource = wire::Resource { kind: Some(wire::resource::Kind::Listener(listener)) };
     let resource = Some(resource.encode_to_vec().into());
     wire::Change { kind: wire::Kind::Listener.into(), name: "l".to_owned(), resource }

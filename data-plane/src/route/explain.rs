@@ -8,7 +8,7 @@ use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 use rustygate_proto::v1 as wire;
 
 use super::{Conditions, Host, Match, PathTest, RequestView, Route, ValueCondition, ValueTest};
-use crate::snapshot::Rule;
+use crate::snapshot::{Rule, WeightedBackend};
 
 /// The most hosts of a route that a candidate names.
 const HOSTS_NAMED_MAX: usize = 3;
@@ -325,9 +325,32 @@ fn action(considered: &Considered<'_>, request: &RequestView<'_>) -> String {
         let rest = request.path.strip_prefix(&**prefix).filter(|rest| !rest.is_empty()).unwrap_or("/");
         words.push_str(&format!(", path becomes {rest}"));
     }
-    let plugins: Vec<_> = considered.rule.plugins.iter().map(|plugin| &*plugin.name).collect();
-    if !plugins.is_empty() {
-        words.push_str(&format!(", plugins {}", plugins.join(", ")));
+    words.push_str(&plugins(considered.rule, request.listener));
+    if request.listener.is_empty() {
+        let all = considered.rule.backends.iter().flat_map(|backend| &backend.listener_chains);
+        for listener in all.map(|(listener, _)| listener).collect::<BTreeSet<_>>() {
+            let own = plugins(considered.rule, listener);
+            let own = if own.is_empty() { ", no plugins" } else { &own };
+            words.push_str(&format!("; by listener {listener}{own}"));
+        }
     }
     words
+}
+
+/// What runs for a request, in order of execution; once for all backends if it is the same for all.
+fn plugins(rule: &Rule, listener: &str) -> String {
+    let chain = |backend: &WeightedBackend| {
+        let chain = backend.chain(backend.listener_index(listener)).iter();
+        chain.map(|plugin| format!("{} ({})", plugin.name, plugin.spec.name)).collect::<Vec<_>>().join(", ")
+    };
+    let chains: Vec<_> = rule.backends.iter().map(|backend| (&backend.backend.name, chain(backend))).collect();
+    let Some((_, first)) = chains.first() else { return String::new() };
+    if chains.iter().any(|(_, chain)| chain != first) {
+        let each = chains.iter().map(|(name, chain)| {
+            let chain = if chain.is_empty() { "none" } else { chain };
+            format!("for {name}: {chain}")
+        });
+        return format!(", plugins {}", each.collect::<Vec<_>>().join("; "));
+    }
+    if first.is_empty() { String::new() } else { format!(", plugins {first}") }
 }

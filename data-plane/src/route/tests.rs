@@ -20,7 +20,8 @@ fn removal(name: &str) -> wire::Change {
 }
 
 fn listener(name: &str, port: u16) -> wire::Change {
-    let listener = wire::Listener { name: name.to_owned(), address: format!("127.0.0.1:{port}"), tls: None };
+    let listener =
+        wire::Listener { name: name.to_owned(), address: format!("127.0.0.1:{port}"), ..wire::Listener::default() };
     let resource = wire::Resource { kind: Some(wire::resource::Kind::Listener(listener)) };
     wire::Change {
         kind: wire::Kind::Listener.into(),

@@ -1,8 +1,8 @@
 //! Wire -> [`Snapshot`]; the only file (with those below it) that reads route, backend, plugin and listener messages.
 //!
 //! The next snapshot starts as a clone of this one, which shares everything; the changes are then made to it in
-//! this order: certificates, listeners, backends, plugins, and routes, which link to the others. A changed certificate,
-//! backend or plugin is put into what uses it and did not change. Whatever is wrong with one resource, the others are still read,
+//! this order: certificates, plugins, listeners, backends, defaults, and routes, which link to the others. A changed
+//! certificate, backend or plugin is put into what uses it and did not change. Whatever is wrong with one resource, the others are still read,
 //! so that one report has all faults; after a fault the half-made snapshot is dropped.
 
 mod backend;
@@ -30,12 +30,12 @@ pub use self::{
 };
 use self::{
     changes::{Changes, decode},
-    links::Links,
+    links::{Links, Places},
     tls::Keys,
 };
 use super::{Backend, CowMap, Snapshot, fault, fault::Faults};
 use crate::{
-    plugin::Plugin,
+    plugin::{Chains, Plugin},
     route::{Conflict, ConflictKind, Host, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX, Route},
     tls::{Certificate, Client, Tickets},
 };
@@ -45,6 +45,9 @@ pub const NAME_BYTES_MAX: usize = 253;
 
 /// The most bytes that the regexes of all routes may take, each counted as 4 KiB, 32 KiB, 256 KiB or 1 MiB.
 const REGEXES_BYTES_MAX: usize = 512 << 20;
+
+/// What the one set of defaults is called.
+pub const DEFAULTS: &str = "default";
 
 /// How many users of a removed resource are named.
 const USERS_NAMED_MAX: usize = 5;
@@ -60,6 +63,8 @@ pub struct Compiled {
     pub(crate) public_client: Option<Arc<Client>>,
     pub(crate) backends: CowMap<Arc<str>, Arc<Backend>>,
     pub(crate) plugins: CowMap<Arc<str>, Arc<Plugin>>,
+    /// The plugins of the defaults.
+    pub(crate) defaults: Arc<[Arc<Plugin>]>,
     /// Backends that routes have in place, by canonical URL.
     pub(crate) inline: CowMap<Arc<str>, Inline>,
     /// See [`Snapshot::new_names`].
@@ -86,13 +91,16 @@ impl Snapshot {
             faults: Faults::default(),
             touched: Touched::default(),
             names: Vec::new(),
+            chains: Chains::default(),
         };
         let changes = Changes::sort(changes, &mut draft.faults);
         draft.change_certificates(&changes.certificates);
+        draft.change_plugins(&changes.plugins);
         draft.change_listeners(&changes.listeners);
         draft.change_backends(&changes.backends);
+        draft.change_defaults(&changes.defaults);
         draft.renew_certificates(self, &changes);
-        draft.change_plugins(&changes.plugins);
+        draft.renew_plugins(self, &changes);
         draft.remove_routes(&changes.routes);
         draft.relink_routes();
         draft.add_routes(&changes.routes);
@@ -109,6 +117,8 @@ struct Draft<'a> {
     touched: Touched<'a>,
     /// Host names of new backends.
     names: Vec<Box<str>>,
+    /// Chains of plugins that this push makes.
+    chains: Chains,
 }
 
 /// What the changes did to what routes link to.
@@ -121,6 +131,8 @@ struct Touched<'a> {
     listeners: HashMap<&'a str, Option<()>>,
     backends: HashMap<&'a str, Option<Arc<Backend>>>,
     plugins: HashMap<&'a str, Option<Arc<Plugin>>>,
+    /// The plugins of the defaults or of a listener are others than before: every route has them.
+    everywhere: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -214,15 +226,20 @@ impl<'a> Draft<'a> {
 
     fn change_listeners(&mut self, changes: &[&'a wire::Change]) {
         for change in changes {
-            self.next.listeners.retain(|listener| *listener.name != *change.name);
+            let before = self.next.listeners.iter().position(|listener| *listener.name == *change.name);
+            let before = before.map(|index| self.next.listeners.remove(index));
+            self.touched.everywhere |= before.is_some_and(|before| !before.plugins.is_empty());
             let Some(resource) = self.read(wire::Kind::Listener, change) else {
                 self.touched.listeners.insert(&change.name, None);
                 continue;
             };
             let Some(wire::resource::Kind::Listener(message)) = resource else { continue };
-            let Compiled { certificates, tickets, .. } = &mut self.next.compiled;
+            let Compiled { certificates, tickets, plugins, .. } = &mut self.next.compiled;
+            self.touched.everywhere |= !message.plugins.is_empty();
             let keys = Keys { certificates, touched: &self.touched };
-            match listener::compile(&message, &keys, tickets, &mut self.faults) {
+            let field = format_args!("plugins");
+            let plugins = links::plugins(&message.plugins, plugins, &self.touched, field, &mut self.faults);
+            match listener::compile(&message, &keys, tickets, plugins, &mut self.faults) {
                 Some(listener) => self.next.listeners.push(Arc::new(listener)),
                 None => drop(self.touched.broken.insert((wire::Kind::Listener, &change.name))),
             }
@@ -239,9 +256,13 @@ impl<'a> Draft<'a> {
             let old = self.next.compiled.backends.remove(change.name.as_str());
             let new = match self.read(wire::Kind::Backend, change) {
                 Some(Some(wire::resource::Kind::Backend(message))) => {
-                    let Compiled { certificates, public_client, .. } = &mut self.next.compiled;
+                    let Compiled { certificates, public_client, plugins, .. } = &mut self.next.compiled;
+                    let (field, before) = (format_args!("plugins"), self.faults.count());
+                    let plugins = links::plugins(&message.plugins, plugins, &self.touched, field, &mut self.faults);
                     let keys = Keys { certificates, touched: &self.touched };
-                    let backend = backend::compile(&message, &keys, public_client, &mut self.faults).map(Arc::new);
+                    let backend =
+                        backend::compile(&message, &keys, public_client, plugins, &mut self.faults).map(Arc::new);
+                    let backend = backend.filter(|_| self.faults.count() == before);
                     if backend.is_none() {
                         self.touched.broken.insert((wire::Kind::Backend, &change.name));
                     }
@@ -257,6 +278,85 @@ impl<'a> Draft<'a> {
             if old.is_some() {
                 self.touched.backends.insert(&change.name, new);
             }
+        }
+    }
+
+    fn change_defaults(&mut self, changes: &[&'a wire::Change]) {
+        for change in changes {
+            self.touched.everywhere = true;
+            self.next.compiled.defaults = Arc::default();
+            let Some(Some(wire::resource::Kind::Defaults(message))) = self.read(wire::Kind::Defaults, change) else {
+                continue;
+            };
+            if message.name != DEFAULTS {
+                let hint = format_args!("call them {DEFAULTS:?}");
+                self.faults.add_with_hint(fault::BAD_VALUE, "name", "there is one set of defaults", hint);
+            }
+            let (all, field) = (&self.next.compiled.plugins, format_args!("plugins"));
+            let plugins = links::plugins(&message.plugins, all, &self.touched, field, &mut self.faults);
+            self.next.compiled.defaults = plugins.into();
+        }
+    }
+
+    /// Puts changed plugins into the unchanged listeners, backends and defaults that use them, and refuses to remove what
+    /// those still use.
+    fn renew_plugins(&mut self, before: &'a Snapshot, changes: &Changes<'a>) {
+        if self.touched.plugins.is_empty() {
+            return;
+        }
+        let is_among = |changes: &[&wire::Change], name: &str| {
+            changes.binary_search_by(|change| change.name.as_str().cmp(name)).is_ok()
+        };
+        let touched = &self.touched;
+        let mut missed: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+        // Whether any is touched; those that are gone are noted with who misses them.
+        let mut uses = |plugins: &[Arc<Plugin>], user: &dyn Fn() -> String| {
+            let mut any = false;
+            for plugin in plugins {
+                let Some((&name, new)) = touched.plugins.get_key_value(&*plugin.name) else { continue };
+                any = true;
+                if new.is_none() && !touched.broken.contains(&(wire::Kind::Plugin, name)) {
+                    missed.entry(name).or_default().push(user());
+                }
+            }
+            any
+        };
+        let mut everywhere = false;
+        for listener in &mut self.next.listeners {
+            if !is_among(&changes.listeners, &listener.name)
+                && uses(&listener.plugins, &|| format!("listener {:?}", listener.name))
+            {
+                let plugins = links::renewed(&listener.plugins, touched);
+                *listener = Arc::new(super::Listener { plugins, ..super::Listener::clone(listener) });
+                everywhere = true;
+            }
+        }
+        if changes.defaults.is_empty() && uses(&self.next.compiled.defaults, &|| "the defaults".to_owned()) {
+            self.next.compiled.defaults = links::renewed(&self.next.compiled.defaults, touched).into();
+            everywhere = true;
+        }
+        let mut renewed = Vec::new();
+        for (name, _) in before.compiled.backends.iter() {
+            if is_among(&changes.backends, name) {
+                continue;
+            }
+            // Its certificate may be new by now.
+            let Some(backend) = self.next.compiled.backends.get(&**name) else { continue };
+            if uses(&backend.plugins, &|| format!("backend {name:?}")) {
+                let plugins = links::renewed(&backend.plugins, touched);
+                renewed.push((name, Arc::new(Backend { plugins, ..Backend::clone(backend) })));
+            }
+        }
+        for (name, mut users) in missed {
+            users.truncate(USERS_NAMED_MAX);
+            self.faults.enter(wire::Kind::Plugin, name);
+            let message = format_args!("plugin {name:?} is still used by {}", users.join(", "));
+            self.faults.add_with_hint(fault::STILL_USED, "", message, "change or remove these first");
+        }
+        self.touched.everywhere |= everywhere;
+        for (name, backend) in renewed {
+            self.next.compiled.backends.insert(Arc::clone(name), Arc::clone(&backend));
+            self.touched.backends.insert(name, Some(backend));
         }
     }
 
@@ -313,18 +413,20 @@ impl<'a> Draft<'a> {
     /// Puts changed backends and plugins into the unchanged routes that use them, and refuses to remove what those
     /// still use.
     fn relink_routes(&mut self) {
-        if self.touched.backends.is_empty() && self.touched.plugins.is_empty() && self.touched.listeners.is_empty() {
+        let Touched { backends, plugins, listeners, everywhere, .. } = &self.touched;
+        if !everywhere && backends.is_empty() && plugins.is_empty() && listeners.is_empty() {
             return;
         }
         let mut missed: std::collections::BTreeMap<(i32, &str), Vec<Arc<str>>> = std::collections::BTreeMap::new();
         let mut relinked = Vec::new();
+        let places = Places { listeners: &self.next.listeners, defaults: &self.next.compiled.defaults };
         for route in self.next.router.tables().routes() {
             let uses = links::uses(route, &self.touched);
             for (kind, name) in &uses.missing {
                 missed.entry((i32::from(*kind), name)).or_default().push(Arc::clone(&route.name));
             }
-            if uses.changed && uses.missing.is_empty() {
-                relinked.push(Arc::new(links::relink(route, &self.touched)));
+            if (uses.changed || self.touched.everywhere) && uses.missing.is_empty() {
+                relinked.push(Arc::new(links::relink(route, &self.touched, &places, &mut self.chains)));
             }
         }
         for route in relinked {
@@ -350,6 +452,7 @@ impl<'a> Draft<'a> {
                 compiled: &mut self.next.compiled,
                 touched: &self.touched,
                 conditions: &mut conditions,
+                chains: &mut self.chains,
                 names: &mut self.names,
                 faults: &mut self.faults,
             };

@@ -44,6 +44,12 @@ pub struct Line<'a> {
     pub client: IpAddr,
     /// Tries at an upstream.
     pub tries: u32,
+    /// The name of the plugin that answered; empty if none did.
+    pub plugin: &'a str,
+    /// Who asks, as an authentication plugin has found; empty if nobody knows.
+    pub consumer: &'a str,
+    /// The request's id; empty if it has none.
+    pub request_id: &'a str,
 }
 
 /// The thread's end of the log.
@@ -151,6 +157,14 @@ impl Buffer {
             out.extend_from_slice(b",\"reason\":");
             string(out, line.reason);
         }
+        for (name, value) in [("plugin", line.plugin), ("consumer", line.consumer), ("request_id", line.request_id)] {
+            if !value.is_empty() {
+                out.extend_from_slice(b",\"");
+                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(b"\":");
+                string(out, value);
+            }
+        }
         out.extend_from_slice(b",\"duration_ms\":");
         milliseconds(out, line.duration);
         out.extend_from_slice(b",\"snapshot\":");
@@ -225,6 +239,9 @@ mod tests {
             snapshot: 7,
             client: IpAddr::from([127, 0, 0, 1]),
             tries: 2,
+            plugin: "limit",
+            consumer: "\"}\n",
+            request_id: "",
         };
         buffer.append(&line, Duration::new(1_767_225_600, 1_002_003));
         let text = String::from_utf8(buffer.lines).expect("UTF-8");
@@ -234,5 +251,7 @@ mod tests {
         assert_eq!(json["fields"]["path"], line.path);
         assert_eq!(json["fields"]["duration_ms"], 1234.567);
         assert_eq!(json["fields"]["status"], 502);
+        assert_eq!((&json["fields"]["plugin"], &json["fields"]["consumer"]), (&"limit".into(), &"\"}\n".into()));
+        assert!(json["fields"].get("request_id").is_none());
     }
 }

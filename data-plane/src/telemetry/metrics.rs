@@ -16,7 +16,10 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::limit::{Hits, Limit};
+use crate::{
+    limit::{Hits, Limit},
+    plugin::{Reason, Spec},
+};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -93,6 +96,26 @@ impl Series {
     }
 }
 
+/// One worker's counts of the requests that one plugin answered.
+#[derive(Debug)]
+pub struct Answers {
+    plugin: Box<str>,
+    spec: &'static Spec,
+    /// One for each reason of the type, and one for answers that are no refusals.
+    counts: Box<[Owned]>,
+}
+
+impl Answers {
+    /// One more, for one of the type's reasons or for none.
+    pub fn count(&self, reason: Option<&'static Reason>) {
+        let reasons = self.spec.reasons.iter();
+        let index = reason.and_then(|reason| reasons.clone().position(|known| known.name == reason.name));
+        if let Some(count) = self.counts.get(index.unwrap_or(self.spec.reasons.len())) {
+            count.add(1);
+        }
+    }
+}
+
 /// A request under way.
 #[derive(Debug)]
 pub struct Active(Arc<Series>);
@@ -134,6 +157,7 @@ pub struct Gauges {
 #[derive(Debug, Default)]
 pub struct RequestMetrics {
     series: Mutex<Vec<Weak<Series>>>,
+    answers: Mutex<Vec<Arc<Answers>>>,
     /// See there.
     pub gauges: Gauges,
 }
@@ -158,6 +182,31 @@ impl RequestMetrics {
         });
         all.push(Arc::downgrade(&series));
         Some(series)
+    }
+
+    /// New counts of one worker for a plugin; `None` if there are too many already.
+    pub fn answers(&self, plugin: &str, spec: &'static Spec) -> Option<Arc<Answers>> {
+        let mut all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= SERIES_MAX {
+            return None;
+        }
+        let counts = (0..=spec.reasons.len()).map(|_| Owned::default()).collect();
+        let answers = Arc::new(Answers { plugin: plugin.into(), spec, counts });
+        all.push(Arc::clone(&answers));
+        Some(answers)
+    }
+
+    /// By plugin, type and reason; "" for answers that are no refusals.
+    fn sum_answers(&self) -> BTreeMap<(Box<str>, &'static str, &'static str), u64> {
+        let all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = BTreeMap::new();
+        for answers in all.iter() {
+            let reasons = answers.spec.reasons.iter().map(|reason| reason.name).chain([""]);
+            for (reason, count) in reasons.zip(&answers.counts).filter(|(_, count)| count.get() > 0) {
+                *sums.entry((answers.plugin.clone(), answers.spec.name, reason)).or_default() += count.get();
+            }
+        }
+        sums
     }
 
     fn sum(&self) -> BTreeMap<(Arc<str>, Arc<str>), Sum> {
@@ -240,6 +289,13 @@ impl Collector for RequestCollector {
             encoder.encode_descriptor("rustygate_retries", "Requests tried again", None, MetricType::Counter)?;
         for (key, sum) in sums.iter().filter(|(_, sum)| sum.retries > 0) {
             ConstCounter::new(sum.retries).encode(family.encode_family(&labels(key))?)?;
+        }
+        let help = "Requests that a plugin answered, by its reason; none if it was no refusal";
+        let mut family = encoder.encode_descriptor("rustygate_plugin_answers", help, None, MetricType::Counter)?;
+        for ((plugin, kind, reason), count) in self.0.sum_answers() {
+            let reason = if reason.is_empty() { "none" } else { reason };
+            let labels = [("plugin", &*plugin), ("type", kind), ("reason", reason)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         let gauges = &self.0.gauges;
         for (name, help, value) in [

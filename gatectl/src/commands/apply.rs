@@ -112,5 +112,6 @@ fn wire_kind(kind: Kind) -> wire::Kind {
         Kind::Plugin => wire::Kind::Plugin,
         Kind::Listener => wire::Kind::Listener,
         Kind::Certificate => wire::Kind::Certificate,
+        Kind::Defaults => wire::Kind::Defaults,
     }
 }

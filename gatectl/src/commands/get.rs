@@ -59,6 +59,7 @@ fn kinds(kind: KindOrAll) -> Vec<Kind> {
         KindOrAll::Plugins => vec![Kind::Plugin],
         KindOrAll::Listeners => vec![Kind::Listener],
         KindOrAll::Certificates => vec![Kind::Certificate],
+        KindOrAll::Defaults => vec![Kind::Defaults],
         KindOrAll::All => Vec::new(),
     }
 }
@@ -84,9 +85,10 @@ fn tables(stored: &[wire::StoredResource], proxies: &[wire::Proxy], now_ms: u64,
     let mut certificates = Table::new(&["CERTIFICATE", "NAMES", "EXPIRES", "OWNER", "REVISION"]);
     let mut listeners = Table::new(&["LISTENER", "ADDRESS", "TLS", "OWNER", "REVISION"]);
     let mut backends = Table::new(&["BACKEND", "ENDPOINTS", "HEALTH", "POLICY", "OWNER", "REVISION"]);
-    let mut plugins = Table::new(&["PLUGIN", "TYPE", "OWNER", "REVISION"]);
+    let mut plugins = Table::new(&["PLUGIN", "TYPE", "STATE", "OWNER", "REVISION"]);
+    let mut defaults = Table::new(&["DEFAULTS", "PLUGINS", "OWNER", "REVISION"]);
     let mut routes = Table::new(&["ROUTE", "HOSTS", "MATCHES", "BACKENDS", "PLUGINS", "OWNER", "REVISION"]);
-    let mut used = [false; 5];
+    let mut used = [false; 6];
     for entry in stored {
         let (owner, revision) = (entry.owner.clone(), entry.revision.to_string());
         match entry.resource.as_ref().and_then(|resource| resource.kind.as_ref()) {
@@ -108,7 +110,8 @@ fn tables(stored: &[wire::StoredResource], proxies: &[wire::Proxy], now_ms: u64,
             }
             Some(resource::Kind::Plugin(plugin)) => {
                 used[2] = true;
-                plugins.row([plugin.name.clone(), plugin.r#type.clone(), owner, revision]);
+                let state = if plugin.enabled == Some(false) { "off" } else { "on" };
+                plugins.row([plugin.name.clone(), plugin.r#type.clone(), state.to_owned(), owner, revision]);
             }
             Some(resource::Kind::Route(route)) => {
                 used[3] = true;
@@ -123,10 +126,14 @@ fn tables(stored: &[wire::StoredResource], proxies: &[wire::Proxy], now_ms: u64,
                 let expires = validity.map(|validity| expiry::text(validity, now_ms)).unwrap_or_default();
                 certificates.row([certificate.name.clone(), names, expires, owner, revision]);
             }
+            Some(resource::Kind::Defaults(set)) => {
+                used[5] = true;
+                defaults.row([set.name.clone(), some_of(set.plugins.iter().cloned()), owner, revision]);
+            }
             None => {}
         }
     }
-    let tables = [&listeners, &backends, &plugins, &routes, &certificates].into_iter().zip(used);
+    let tables = [&listeners, &backends, &plugins, &routes, &certificates, &defaults].into_iter().zip(used);
     let tables: Vec<String> = tables.filter(|(_, used)| *used).map(|(table, _)| table.render(paint)).collect();
     tables.join("\n")
 }

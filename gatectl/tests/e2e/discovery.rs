@@ -64,7 +64,7 @@ async fn learned(gateway: &Gateway, hosts: &[String]) {
 
 fn reason(text: &str) -> String {
     let body: serde_json::Value = serde_json::from_str(text).expect("JSON");
-    body["error"].as_str().expect("a reason").to_owned()
+    body["reason"].as_str().expect("a reason").to_owned()
 }
 
 #[tokio::test]

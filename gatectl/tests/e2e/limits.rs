@@ -13,10 +13,10 @@ fn all_to(url: &str) -> String {
 
 /// The reason that the gateway gives for an answer of its own.
 fn reason(response: &Response) -> String {
-    assert_eq!(response.header("content-type"), Some("application/json"), "{response:?}");
+    assert_eq!(response.header("content-type"), Some("application/problem+json"), "{response:?}");
     let body: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
-    assert!(body["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
-    body["error"].as_str().expect("a reason").to_owned()
+    assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{body}");
+    body["reason"].as_str().expect("a reason").to_owned()
 }
 
 #[tokio::test]

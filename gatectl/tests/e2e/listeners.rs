@@ -83,6 +83,45 @@ async fn listeners_come_move_change_their_name_and_go_while_their_connections_st
 }
 
 #[tokio::test]
+async fn a_connection_whose_listener_is_gone_never_passes_without_its_plugins() {
+    let service = Witness::saying("x").await;
+    let (guarded, open) = (address(), address());
+    let manifest = |listeners: &str, plugins: &str| {
+        format!(
+            "listeners: [{listeners}]\nroutes: [{{name: all, path: /, backend: \"{}\"}}]\nplugins: [{plugins}]\n",
+            service.url()
+        )
+    };
+    let closed = "{name: closed, type: respond, config: {status: 403}}";
+    let (guarded_listener, open_listener) = (
+        format!("{{name: guarded, address: \"{guarded}\", plugins: [closed]}}"),
+        format!("{{name: open, address: \"{open}\"}}"),
+    );
+    let both = manifest(&format!("{guarded_listener}, {open_listener}"), closed);
+    let mut gateway = Gateway::builder().manifest(&both).start().await;
+    let (mut client, mut other) = (Client::connect(guarded).await, Client::connect(open).await);
+    let (mut http2, mut third) = (Http2::connect(guarded).await, Client::connect(guarded).await);
+    assert_eq!((client.get("/").await.status, other.get("/").await.status), (403, 200));
+    assert_eq!((http2.get("/").await.status, third.get("/").await.status), (403, 403));
+    gateway.replace(&manifest(&open_listener, "")).await;
+    let refused = client.get("/").await;
+    assert_eq!((refused.status, refused.header("connection")), (421, Some("close")));
+    assert!(refused.text().contains("\"reason\":\"misdirected\""), "{refused:?}");
+    assert_eq!((http2.get("/").await.status, other.get("/").await.status), (421, 200));
+    // Nor where the process's own listener is all that there is then.
+    gateway.replace("routes: []").await;
+    assert_eq!((third.get("/").await.status, http2.get("/").await.status), (421, 421));
+    // One without plugins serves its connections on, unless another of its name has plugins by now.
+    gateway.replace(&manifest(&format!("{{name: more, address: \"{}\"}}", address()), "")).await;
+    assert_eq!(other.get("/").await.status, 200);
+    let moved = format!("{{name: open, address: \"{}\", plugins: [closed]}}", address());
+    gateway.replace(&manifest(&moved, closed)).await;
+    assert_eq!(other.get("/").await.status, 421);
+    gateway.shutdown().await;
+    assert_eq!(service.requests().len(), 3);
+}
+
+#[tokio::test]
 async fn an_exchange_that_is_under_way_does_not_notice_that_its_listener_goes() {
     let upstream = Upstream::start().await;
     let (old, new) = (address(), address());

@@ -26,6 +26,7 @@ mod inspect;
 mod invariants;
 mod limits;
 mod listeners;
+mod plugins;
 mod quick_start;
 mod resilience;
 mod restart;

@@ -61,7 +61,7 @@ impl Site {
         let status = answer.split(' ').nth(1).unwrap_or("no answer");
         match news.as_slice() {
             [] => {
-                let reason = answer.split("\"error\":\"").nth(1).and_then(|rest| rest.split('"').next());
+                let reason = answer.split("\"reason\":\"").nth(1).and_then(|rest| rest.split('"').next());
                 format!("{status} {}", reason.unwrap_or("without a reason"))
             }
             [(name, seen)] if status == "200" && answer.ends_with(*name) => {

@@ -206,3 +206,71 @@ async fn a_reference_that_was_not_read_is_a_fault_where_it_is_written() {
     assert_eq!(told, [("RG0120", "certificate.file", 1, 48), ("RG0120", "key.env", 1, 69)]);
     assert!(faults[0].message.ends_with("\"web.pem\": No such file"), "{}", faults[0].message);
 }
+
+/// The plugin that `name` has in the live set, as proxies get it.
+fn live_plugin(applier: &Applier, name: &str) -> wire::Plugin {
+    let head = applier.publisher().head();
+    let stored = head.set.get(wire::Kind::Plugin, name).expect("it is there").resource().expect("it decodes");
+    let Some(wire::resource::Kind::Plugin(plugin)) = stored.kind else { panic!("a plugin") };
+    plugin
+}
+
+fn with_token(yaml: &str, token: &str) -> wire::ApplyRequest {
+    let content = wire::Content {
+        document: 0,
+        source: wire::content::Source::Env.into(),
+        reference: "TOKEN".into(),
+        outcome: Some(wire::content::Outcome::Bytes(token.into())),
+    };
+    wire::ApplyRequest { contents: vec![content], ..yaml_request(yaml.to_owned()) }
+}
+
+#[tokio::test]
+async fn secrets_of_a_plugin_are_sealed_kept_and_shown_by_their_fingerprints_alone() {
+    const YAML: &str = "plugins:\n  - name: p\n    type: headers\n    config:\n      \
+                        request: {set: {x-token: {env: TOKEN}, x-open: seen}}\n";
+    const TOKEN: &str = "token-that-nobody-may-see";
+    let folder = TempDir::new().expect("a folder");
+    let applier = open(&folder, Some(KEY)).await.expect("opens");
+    let response = apply(&applier, with_token(YAML, TOKEN)).await;
+    assert!(response.changed, "{:?}", response.faults);
+    let yaml = shown(&applier);
+    assert!(yaml.contains("x-token: {sealed: \"sha256:") && yaml.contains("x-open: seen"), "{yaml}");
+    for text in [format!("{response:?}"), yaml.clone(), format!("{:?}", applier.publisher().head())] {
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+    for entry in fs::read_dir(folder.path()).expect("a folder") {
+        let bytes = fs::read(entry.expect("an entry").path()).expect("a file");
+        assert!(!bytes.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes()));
+    }
+    // What is shown can be applied again: nothing changes.
+    assert!(!apply(&applier, yaml_request(yaml.clone())).await.changed);
+    assert!(!apply(&applier, with_token(YAML, TOKEN)).await.changed, "nor by the same secret");
+    // Another field of the same secret keeps it, wherever it stands.
+    let moved = yaml.replace("x-token", "x-a").replace("x-open: seen", "x-b: {env: TOKEN}");
+    assert!(apply(&applier, with_token(&moved, "another")).await.changed);
+    let forms: Vec<_> = live_plugin(&applier, "p").secrets.into_iter().filter_map(|secret| secret.form).collect();
+    let clear = |text: &str| wire::secret::Form::Clear(text.into());
+    assert!(forms == [clear(TOKEN), clear("another")]);
+    applier.store.close().await;
+    drop(applier);
+    let again = open(&folder, Some(KEY)).await.expect("opens again");
+    assert_eq!(live_plugin(&again, "p").secrets.len(), 2);
+    assert!(shown(&again).contains("sealed"));
+}
+
+#[tokio::test]
+async fn secrets_of_a_plugin_need_a_key_and_a_fingerprint_needs_its_secret() {
+    let yaml = "plugins:\n  - {name: p, type: headers, config: {request: {set: {x: {env: TOKEN}}}}}\n";
+    let folder = TempDir::new().expect("a folder");
+    let applier = open(&folder, None).await.expect("opens");
+    let response = apply(&applier, with_token(yaml, "t")).await;
+    let told: Vec<_> = response.faults.iter().map(|fault| (fault.code.as_str(), fault.field.as_str())).collect();
+    assert_eq!(told, [(crate::codes::NO_KEY, "config.request.set.x")]);
+    assert_eq!(response.faults[0].location.as_ref().map(|location| (location.line, location.column)), Some((2, 55)));
+    let folder = TempDir::new().expect("a folder");
+    let applier = open(&folder, Some(KEY)).await.expect("opens");
+    let sealed = yaml.replace("env: TOKEN", "sealed: \"sha256:0\"");
+    let response = apply(&applier, yaml_request(sealed)).await;
+    assert!(response.faults[0].message.contains("only a fingerprint"), "{:?}", response.faults);
+}

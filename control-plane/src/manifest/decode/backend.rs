@@ -5,7 +5,7 @@ use rustygate_data_plane::snapshot::compile::{
 };
 use rustygate_proto::v1 as wire;
 
-use super::{hash_on, milliseconds, name, outside_text, text, weight, word};
+use super::{hash_on, milliseconds, name, names, outside_text, text, weight, word};
 use crate::manifest::faults::{BAD_VALUE, DUPLICATE_KEY, Faults};
 use crate::manifest::node::{Node, Scalar, Value};
 use crate::report::shown;
@@ -29,9 +29,10 @@ pub(super) fn backend(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Back
         "panic_threshold",
         "limits",
         "retry_budget",
+        "plugins",
     ];
     let fields = faults.fields(node, "a backend", known)?;
-    let [_, _, protocol, tls, load_balancing, health_check, outliers, panic, limits, budget] = fields.found;
+    let [_, _, protocol, tls, load_balancing, health_check, outliers, panic, limits, budget, plugins] = fields.found;
     let name = faults.required(&fields, "name").and_then(|node| name(faults, node)).unwrap_or_default();
     let endpoints = faults.required(&fields, "endpoints");
     let endpoints = endpoints.and_then(|node| faults.filled_list(node, "a backend needs at least one endpoint"));
@@ -50,6 +51,7 @@ pub(super) fn backend(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Back
         retry_budget: budget.and_then(|entry| retry_budget(faults, &entry.value)),
         tls,
         protocol,
+        plugins: plugins.map(|entry| names(faults, &entry.value)).unwrap_or_default(),
     })
 }
 

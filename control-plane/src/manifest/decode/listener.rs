@@ -10,14 +10,16 @@ use crate::manifest::node::Node;
 const TLS_ADDRESS: &str = ":8443";
 
 pub(super) fn listener(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Listener> {
-    let fields = faults.fields(node, "a listener", ["name", "address", "tls"])?;
-    let [_, address, tls] = fields.found;
+    let fields = faults.fields(node, "a listener", ["name", "address", "tls", "plugins"])?;
+    let [_, address, tls, plugins] = fields.found;
     let name = faults.required(&fields, "name").and_then(|node| name(faults, node)).unwrap_or_default();
     let address = match (address, tls) {
         (None, Some(_)) => TLS_ADDRESS.to_owned(),
         _ => faults.required(&fields, "address").and_then(|node| text(faults, node)).unwrap_or_default(),
     };
-    Some(wire::Listener { name, address, tls: tls.and_then(|entry| listener_tls(faults, &entry.value)) })
+    let tls = tls.and_then(|entry| listener_tls(faults, &entry.value));
+    let plugins = plugins.map(|entry| names(faults, &entry.value)).unwrap_or_default();
+    Some(wire::Listener { name, address, tls, plugins })
 }
 
 fn listener_tls(faults: &mut Faults, node: &Node<'_>) -> Option<wire::ListenerTls> {

@@ -211,6 +211,7 @@ fn backend() -> BoxedStrategy<wire::Backend> {
             limits: guards.1,
             retry_budget: guards.2,
             panic_threshold: guards.3,
+            plugins: Vec::new(),
         })
         .boxed()
 }
@@ -224,8 +225,8 @@ fn tls_backend() -> BoxedStrategy<wire::Backend> {
             insecure_skip_verify,
         },
     );
-    (backend(), option::of(1..=4i32), option::of(tls))
-        .prop_map(|(backend, protocol, tls)| wire::Backend { tls, protocol, ..backend })
+    (backend(), option::of(1..=4i32), option::of(tls), names())
+        .prop_map(|(backend, protocol, tls, plugins)| wire::Backend { tls, protocol, plugins, ..backend })
         .boxed()
 }
 
@@ -252,7 +253,9 @@ fn tls_listener() -> BoxedStrategy<wire::Listener> {
             client_auth,
         },
     );
-    (name(), text(), tls).prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls) }).boxed()
+    (name(), text(), tls)
+        .prop_map(|(name, address, tls)| wire::Listener { name, address, tls: Some(tls), plugins: Vec::new() })
+        .boxed()
 }
 
 fn certificate() -> BoxedStrategy<wire::Certificate> {
@@ -288,13 +291,30 @@ fn key() -> impl Strategy<Value = String> {
 
 fn plugin() -> BoxedStrategy<wire::Plugin> {
     let config = prop::collection::btree_map(key(), json(), 0..5);
-    (name(), name(), config)
-        .prop_map(|(name, r#type, config)| wire::Plugin {
-            name,
-            r#type,
-            config_json: serde_json::to_string(&config).unwrap(),
-        })
-        .boxed()
+    let plain = (name(), name(), config, option::of(Just(false))).prop_map(|(name, r#type, config, enabled)| {
+        let config_json = serde_json::to_string(&config).unwrap();
+        wire::Plugin { name, r#type, config_json, enabled, secrets: Vec::new() }
+    });
+    // One with secrets, of which a user sees the fingerprints.
+    let fields = prop::collection::btree_map("[a-z]{1,8}", option::of(text()), 1..5);
+    let secret = (name(), fields).prop_map(|(name, fields)| {
+        let mut secrets = Vec::new();
+        let mut set = serde_json::Map::new();
+        for (field, fingerprint) in fields {
+            let value = match fingerprint {
+                Some(fingerprint) => {
+                    let form = Some(wire::secret::Form::Fingerprint(fingerprint));
+                    secrets.push(wire::Secret { form, salt: Vec::new() });
+                    serde_json::json!({ "$secret": secrets.len() - 1 })
+                }
+                None => "plain".into(),
+            };
+            set.insert(field, value);
+        }
+        let config_json = serde_json::json!({ "request": { "set": set } }).to_string();
+        wire::Plugin { name, r#type: "headers".to_owned(), config_json, secrets, enabled: None }
+    });
+    prop_oneof![3 => plain, 1 => secret].boxed()
 }
 
 fn values(name: impl Strategy<Value = String>) -> impl Strategy<Value = Vec<wire::ValueMatch>> {
@@ -377,7 +397,9 @@ fn route() -> impl Strategy<Value = wire::Route> {
 
 fn resource() -> impl Strategy<Value = wire::Resource> {
     prop_oneof![
-        1 => (name(), text()).prop_map(|(name, address)| Kind::Listener(wire::Listener { name, address, tls: None })),
+        1 => (name(), text(), names())
+            .prop_map(|(name, address, plugins)| Kind::Listener(wire::Listener { name, address, tls: None, plugins })),
+        1 => names().prop_map(|plugins| Kind::Defaults(wire::Defaults { name: "default".to_owned(), plugins })),
         1 => tls_listener().prop_map(Kind::Listener),
         1 => certificate().prop_map(Kind::Certificate),
         2 => tls_backend().prop_map(Kind::Backend),

@@ -10,6 +10,7 @@ use super::{
     tls::{self, Keys},
 };
 use crate::{
+    plugin::Plugin,
     snapshot::{
         Backend, Endpoint, Id, Policy, RetryBudget, fault,
         fault::{Faults, shown},
@@ -31,6 +32,7 @@ pub(super) fn compile(
     message: &wire::Backend,
     keys: &Keys<'_, '_>,
     public_client: &mut Option<Arc<Client>>,
+    plugins: Box<[Arc<Plugin>]>,
     faults: &mut Faults,
 ) -> Option<Backend> {
     let before = faults.count();
@@ -95,6 +97,7 @@ pub(super) fn compile(
         outlier_detection,
         limits,
         retry_budget,
+        plugins,
     })
 }
 
@@ -121,6 +124,7 @@ pub(super) fn inline(endpoint: Endpoint) -> Backend {
         outlier_detection: None,
         limits: None,
         retry_budget: RetryBudget::default(),
+        plugins: Box::default(),
     }
 }
 

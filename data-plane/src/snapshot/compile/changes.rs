@@ -16,6 +16,7 @@ pub(super) struct Changes<'a> {
     pub listeners: Vec<&'a wire::Change>,
     pub backends: Vec<&'a wire::Change>,
     pub plugins: Vec<&'a wire::Change>,
+    pub defaults: Vec<&'a wire::Change>,
     pub routes: Vec<&'a wire::Change>,
 }
 
@@ -29,6 +30,7 @@ impl<'a> Changes<'a> {
                 wire::Kind::Backend => sorted.backends.push(change),
                 wire::Kind::Plugin => sorted.plugins.push(change),
                 wire::Kind::Route => sorted.routes.push(change),
+                wire::Kind::Defaults => sorted.defaults.push(change),
                 wire::Kind::Unspecified => {
                     faults.enter(wire::Kind::Unspecified, &change.name);
                     let message = format_args!("this version knows no resource of kind {}", change.kind);
@@ -36,8 +38,8 @@ impl<'a> Changes<'a> {
                 }
             }
         }
-        let Self { certificates, listeners, backends, plugins, routes } = &mut sorted;
-        for list in [certificates, listeners, backends, plugins, routes] {
+        let Self { certificates, listeners, backends, plugins, defaults, routes } = &mut sorted;
+        for list in [certificates, listeners, backends, plugins, defaults, routes] {
             list.sort_by(|left, right| left.name.cmp(&right.name));
             // Of equal names the sort kept the order: the last one stays.
             list.dedup_by(|later, earlier| {

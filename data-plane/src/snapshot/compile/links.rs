@@ -1,15 +1,15 @@
 //! How routes hold what they use: found by name when a route is compiled, put anew when what they use changes.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use hashbrown::HashSet;
 use rustygate_proto::v1 as wire;
 
-use super::{Compiled, Touched, backend, target, tls};
+use super::{Compiled, Touched, backend, rule::bounded, target, tls};
 use crate::{
-    plugin::Plugin,
+    plugin::{Chain, Chains, Plugin},
     route::{Conditions, Match, Route, RouteRule},
-    snapshot::{Backend, CowMap, Id, Listener, Protocol, Rule, WeightedBackend, fault, fault::Faults},
+    snapshot::{Backend, CowMap, Id, Listener, ListenerChains, Protocol, Rule, WeightedBackend, fault, fault::Faults},
 };
 
 /// A backend that routes have in place.
@@ -28,6 +28,8 @@ pub(super) struct Links<'a, 'c> {
     /// Conditions of the routes of this push: those that are equal are kept once, so that the processor's caches have
     /// what many routes ask.
     pub conditions: &'a mut HashSet<Arc<Conditions>>,
+    /// Likewise chains of plugins.
+    pub chains: &'a mut Chains,
     /// Host names of new backends.
     pub names: &'a mut Vec<Box<str>>,
     pub faults: &'a mut Faults,
@@ -62,14 +64,9 @@ impl Links<'_, '_> {
         None
     }
 
-    /// The plugin of a name, or `None` after a fault.
-    pub fn plugin(&mut self, name: &str, field: fmt::Arguments<'_>) -> Option<Arc<Plugin>> {
-        if let Some(plugin) = self.compiled.plugins.get(name) {
-            return Some(Arc::clone(plugin));
-        }
-        let names = self.compiled.plugins.iter().map(|(name, _)| &**name);
-        dangling(self.faults, self.touched, wire::Kind::Plugin, name, field, names);
-        None
+    /// The plugins of these names; a fault for each that is not there.
+    pub fn plugins(&mut self, names: &[String], field: fmt::Arguments<'_>) -> Box<[Arc<Plugin>]> {
+        plugins(names, &self.compiled.plugins, self.touched, field, self.faults)
     }
 
     /// The backend of a URL, shared by all that have it, and its key; `None` after a fault.
@@ -98,6 +95,57 @@ impl Links<'_, '_> {
         inline.uses += 1;
         Some((key, Arc::clone(&inline.backend)))
     }
+}
+
+/// The most plugins of one place.
+const PLUGINS_MAX: usize = 64;
+
+/// The plugins of these names; a fault for each that is not there.
+pub(super) fn plugins(
+    names: &[String],
+    all: &CowMap<Arc<str>, Arc<Plugin>>,
+    touched: &Touched<'_>,
+    field: fmt::Arguments<'_>,
+    faults: &mut Faults,
+) -> Box<[Arc<Plugin>]> {
+    let mut found = Vec::new();
+    for (index, name) in bounded(names, PLUGINS_MAX, field, faults) {
+        match all.get(name.as_str()) {
+            Some(plugin) => found.push(Arc::clone(plugin)),
+            None => {
+                let known = all.iter().map(|(name, _)| &**name);
+                dangling(faults, touched, wire::Kind::Plugin, name, format_args!("{field}[{index}]"), known);
+            }
+        }
+    }
+    found.into()
+}
+
+/// What runs for the requests of a backend of a rule: in general, and for each listener that has plugins of its own.
+pub(super) fn chains(
+    [own, of_rule]: [&[Arc<Plugin>]; 2],
+    backend: &Backend,
+    places: &Places<'_>,
+    rule_listeners: &BTreeSet<Arc<str>>,
+    chains: &mut Chains,
+) -> (Chain, ListenerChains) {
+    let general = chains.merge(&[own, of_rule, &backend.plugins, places.defaults]);
+    let concerned = places.listeners.iter().filter(|listener| {
+        !listener.plugins.is_empty() && (rule_listeners.is_empty() || rule_listeners.contains(&listener.name))
+    });
+    let by_listener = concerned.map(|listener| {
+        let chain = chains.merge(&[own, of_rule, &backend.plugins, &listener.plugins, places.defaults]);
+        (Arc::clone(&listener.name), chain)
+    });
+    (general, by_listener.collect())
+}
+
+/// The less specific places that have plugins.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    /// Sorted by name.
+    pub listeners: &'a [Arc<Listener>],
+    pub defaults: &'a [Arc<Plugin>],
 }
 
 /// Reports a name that nothing has, unless what has it is faulty itself.
@@ -178,9 +226,9 @@ fn plugins_of(rule: &Rule) -> impl Iterator<Item = &Arc<Plugin>> {
 }
 
 /// The same route with the touched backends and plugins as they are now.
-pub(super) fn relink(route: &Route, touched: &Touched<'_>) -> Route {
+pub(super) fn relink(route: &Route, touched: &Touched<'_>, places: &Places<'_>, chains: &mut Chains) -> Route {
     let rules = route.rules.iter().map(|route_rule| RouteRule {
-        rule: Arc::new(relink_rule(&route_rule.rule, touched)),
+        rule: Arc::new(relink_rule(&route_rule.rule, touched, places, chains)),
         matches: route_rule.matches.clone(),
     });
     Route {
@@ -192,31 +240,35 @@ pub(super) fn relink(route: &Route, touched: &Touched<'_>) -> Route {
     }
 }
 
-fn relink_rule(rule: &Rule, touched: &Touched<'_>) -> Rule {
-    let plugins = |plugins: &[Arc<Plugin>]| -> Box<[Arc<Plugin>]> {
-        let new = |plugin: &Arc<Plugin>| touched.plugins.get(&*plugin.name).and_then(Option::as_ref);
-        plugins.iter().map(|plugin| Arc::clone(new(plugin).unwrap_or(plugin))).collect()
-    };
+/// The same plugins as they are now.
+pub(super) fn renewed(plugins: &[Arc<Plugin>], touched: &Touched<'_>) -> Box<[Arc<Plugin>]> {
+    let new = |plugin: &Arc<Plugin>| touched.plugins.get(&*plugin.name).and_then(Option::as_ref);
+    plugins.iter().map(|plugin| Arc::clone(new(plugin).unwrap_or(plugin))).collect()
+}
+
+fn relink_rule(rule: &Rule, touched: &Touched<'_>, places: &Places<'_>, all: &mut Chains) -> Rule {
+    let plugins = renewed(&rule.plugins, touched);
     let backends = rule.backends.iter().map(|weighted| {
         let new = touched.backends.get(&*weighted.backend.name).and_then(Option::as_ref);
         let new = new.filter(|_| is_named(&weighted.backend));
-        WeightedBackend {
-            backend: Arc::clone(new.unwrap_or(&weighted.backend)),
-            weight: weighted.weight,
-            plugins: plugins(&weighted.plugins),
-        }
+        let backend = new.unwrap_or(&weighted.backend);
+        let own = renewed(&weighted.plugins, touched);
+        let (chain, listener_chains) = chains([&own, &plugins], backend, places, &rule.listeners, all);
+        let (backend, weight) = (Arc::clone(backend), weighted.weight);
+        WeightedBackend { backend, weight, plugins: own, chain, listener_chains }
     });
+    let backends = backends.collect();
     Rule {
         id: rule.id,
         route: Arc::clone(&rule.route),
         index: rule.index,
         listeners: rule.listeners.clone(),
-        backends: backends.collect(),
+        backends,
         weight_total: rule.weight_total,
         sticky_split: rule.sticky_split.clone(),
         strip_prefix: rule.strip_prefix,
         timeouts: rule.timeouts,
         retry: rule.retry.clone(),
-        plugins: plugins(&rule.plugins),
+        plugins,
     }
 }

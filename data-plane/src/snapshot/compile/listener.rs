@@ -9,6 +9,7 @@ use rustygate_proto::v1 as wire;
 
 use super::tls::{self, Keys};
 use crate::{
+    plugin::Plugin,
     snapshot::{
         Listener, fault,
         fault::{Faults, shown},
@@ -24,6 +25,7 @@ pub(super) fn compile(
     message: &wire::Listener,
     keys: &Keys<'_, '_>,
     tickets: &mut Option<Tickets>,
+    plugins: Box<[Arc<Plugin>]>,
     faults: &mut Faults,
 ) -> Option<Listener> {
     let address = address(&message.address, faults);
@@ -34,7 +36,7 @@ pub(super) fn compile(
             Some(tls::server(terms, keys, tickets, faults)?)
         }
     };
-    Some(Listener { name: message.name.as_str().into(), address: address?, tls })
+    Some(Listener { name: message.name.as_str().into(), address: address?, tls, plugins })
 }
 
 fn address(text: &str, faults: &mut Faults) -> Option<SocketAddr> {

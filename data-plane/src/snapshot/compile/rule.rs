@@ -7,7 +7,7 @@ use rustygate_proto::v1 as wire;
 use super::{
     backend::{Written, duration, weight},
     balancing::hash_on,
-    links::Links,
+    links::{self, Links, Places},
     matches::{hosts, matches},
 };
 use crate::{
@@ -19,7 +19,6 @@ use crate::{
 const LISTENERS_MAX: usize = 64;
 const RULES_MAX: usize = 64;
 const BACKENDS_MAX: usize = 64;
-const PLUGINS_MAX: usize = 64;
 const STATUSES_MAX: usize = 64;
 /// The most tries beyond the first.
 pub const ATTEMPTS_MAX: u32 = 10;
@@ -47,7 +46,7 @@ pub(super) fn compile_route(message: &wire::Route, links: &mut Links<'_, '_>) ->
                 route: Arc::clone(&name),
                 index,
                 listeners: listeners.clone(),
-                ..compile_rule(rule, at, links, &mut inline)
+                ..compile_rule(rule, &listeners, at, links, &mut inline)
             }),
         });
     }
@@ -77,11 +76,13 @@ fn listeners(names: &[String], links: &mut Links<'_, '_>) -> BTreeSet<Arc<str>> 
 /// A rule without what it has from its route.
 fn compile_rule(
     message: &wire::Rule,
+    listeners: &BTreeSet<Arc<str>>,
     at: fmt::Arguments<'_>,
     links: &mut Links<'_, '_>,
     inline: &mut Vec<Arc<str>>,
 ) -> Rule {
-    let backends = backends(&message.backends, at, links, inline);
+    let plugins = links.plugins(&message.plugins, format_args!("{at}.plugins"));
+    let backends = backends(&message.backends, (&plugins, listeners), at, links, inline);
     Rule {
         id: Id(0),
         route: "".into(),
@@ -99,12 +100,13 @@ fn compile_rule(
             .as_ref()
             .map_or(Timeouts::default(), |timeouts| compile_timeouts(timeouts, at, links.faults)),
         retry: message.retry.as_ref().map_or_else(Retry::default, |retry| compile_retry(retry, at, links.faults)),
-        plugins: plugins(&message.plugins, at, links),
+        plugins,
     }
 }
 
 fn backends(
     messages: &[wire::BackendRef],
+    (of_rule, listeners): (&[Arc<Plugin>], &BTreeSet<Arc<str>>),
     at: fmt::Arguments<'_>,
     links: &mut Links<'_, '_>,
     inline: &mut Vec<Arc<str>>,
@@ -129,15 +131,13 @@ fn backends(
             }
         };
         let weight = weight(message.weight, format_args!("{at}.weight"), links.faults);
-        let plugins = plugins(&message.plugins, at, links);
-        backends.extend(backend.map(|backend| WeightedBackend { backend, weight, plugins }));
+        let plugins = links.plugins(&message.plugins, format_args!("{at}.plugins"));
+        let Some(backend) = backend else { continue };
+        let places = Places { listeners: links.listeners, defaults: &links.compiled.defaults };
+        let (chain, listener_chains) = links::chains([&plugins, of_rule], &backend, &places, listeners, links.chains);
+        backends.push(WeightedBackend { backend, weight, plugins, chain, listener_chains });
     }
     backends.into()
-}
-
-fn plugins(names: &[String], at: fmt::Arguments<'_>, links: &mut Links<'_, '_>) -> Box<[Arc<Plugin>]> {
-    let bounded = bounded(names, PLUGINS_MAX, format_args!("{at}.plugins"), links.faults);
-    bounded.filter_map(|(index, name)| links.plugin(name, format_args!("{at}.plugins[{index}]"))).collect()
 }
 
 fn compile_timeouts(message: &wire::Timeouts, at: fmt::Arguments<'_>, faults: &mut Faults) -> Timeouts {

@@ -16,8 +16,9 @@ use super::{found, names, read, root, rows, sources};
 use crate::harness::gatectl;
 
 /// A field that nothing has, in each kind of mapping: the hint of the fault names those that it has.
-const MAPPINGS: [(&str, &str); 26] = [
+const MAPPINGS: [(&str, &str); 27] = [
     ("Document", "zzzzzz: 1"),
+    ("Defaults", "defaults: {zzzzzz: 1}"),
     ("Certificate", "certificates: [{zzzzzz: 1}]"),
     ("Text and secrets", "certificates: [{name: a, certificate: x, key: {zzzzzz: 1}}]"),
     ("Listener", "listeners: [{zzzzzz: 1}]"),
@@ -63,21 +64,28 @@ fn every_field_of_the_manifest_is_documented() {
 
 #[test]
 fn every_key_of_every_plugin_is_documented() {
-    let document = read("manifest.md");
     let hint = |kind: &str, config: &str| {
-        let plugin = wire::Plugin { name: "p".into(), r#type: kind.into(), config_json: config.into() };
+        let plugin = wire::Plugin {
+            name: "p".into(),
+            r#type: kind.into(),
+            config_json: config.into(),
+            ..wire::Plugin::default()
+        };
         Plugin::compile(&plugin).expect_err("a fault").remove(0).hint
     };
     let kinds = listed(&hint("zzzzzz", "{}"));
-    assert_eq!(found(r"(?m)^### Type (\w+)$", &document), kinds);
+    assert_eq!(names(&read("plugins.md"), "Types"), kinds);
     for kind in kinds {
         let keys = listed(&hint(&kind, r#"{"zzzzzz": 1}"#));
-        assert_eq!(names(&document, &format!("Type {kind}")), keys, "{kind}");
+        let documented = names(&read(&format!("plugins/{kind}.md")), "Configuration");
+        let top: BTreeSet<String> = documented.into_iter().filter(|name| !name.contains(['.', '['])).collect();
+        assert_eq!(top, keys, "{kind}");
     }
 }
 
 /// One of each that has a reason of its own.
-const ERRORS: [ProxyError; 38] = [
+const ERRORS: [ProxyError; 39] = [
+    ProxyError::PluginTimeout,
     ProxyError::BadWebSocket,
     ProxyError::UpstreamWithoutWebSocket,
     ProxyError::UpstreamReset(h2::Reason::CANCEL),
@@ -130,9 +138,9 @@ fn every_reason_of_an_error_is_documented_with_its_status() {
     assert_eq!(rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect::<BTreeSet<_>>(), all);
 }
 
-/// Every paper: those of the root and those of docs/.
+/// Every paper: those of the root and those of docs/ and below.
 fn papers() -> Vec<(PathBuf, String)> {
-    let folders = [root(), root().join("docs")];
+    let folders = [root(), root().join("docs"), root().join("docs/plugins")];
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let papers = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));

@@ -40,7 +40,12 @@ fn check_metrics(heading: &str, text: &str) {
 #[tokio::test]
 async fn every_metric_and_every_field_of_the_access_log_is_documented() {
     let service = Witness::saying("here").await;
-    let manifest = format!("routes: [{{name: a, path: /a, backend: \"{}\"}}]", service.url());
+    let manifest = format!(
+        "plugins: [{{name: ids, type: request_id}}, {{name: closed, type: respond}}]\n\
+         routes: [{{name: a, path: /a, backend: \"{0}\"}}, \
+         {{name: closed, path: /closed, backend: \"{0}\", plugins: [ids, closed]}}]",
+        service.url()
+    );
     let gateway = Gateway::builder().manifest(&manifest).start().await;
     let listen = format!("127.0.0.1:{}", free_port());
     let admin = format!("127.0.0.1:{}", free_port());
@@ -53,6 +58,7 @@ async fn every_metric_and_every_field_of_the_access_log_is_documented() {
 
     let mut client = Client::connect(listen).await;
     assert_eq!((client.get("/a").await.status, client.get("/none").await.status), (200, 404));
+    assert_eq!(client.get("/closed").await.status, 200);
     check_metrics("Data plane", &Client::connect(admin).await.get("/metrics").await.text());
     let http = gateway.control_plane_http_addr();
     check_metrics("Control plane", &Client::connect(http).await.get("/metrics").await.text());
@@ -63,7 +69,7 @@ async fn every_metric_and_every_field_of_the_access_log_is_documented() {
             let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
             let requests: Vec<_> = lines.filter(|line| line["fields"]["message"] == "request").collect();
             match requests.len() {
-                2 => break requests,
+                3 => break requests,
                 _ => tokio::task::yield_now().await,
             }
         }

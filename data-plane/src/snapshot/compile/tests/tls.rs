@@ -21,7 +21,7 @@ fn certificate(name: &str) -> wire::Change {
 
 fn tls_listener(name: &str, port: u16, tls: wire::ListenerTls) -> wire::Change {
     let address = format!("127.0.0.1:{port}");
-    change(Resource::Listener(wire::Listener { name: name.to_owned(), address, tls: Some(tls) }))
+    change(Resource::Listener(wire::Listener { name: name.to_owned(), address, tls: Some(tls), plugins: Vec::new() }))
 }
 
 fn with(certificates: &[&str]) -> wire::ListenerTls {

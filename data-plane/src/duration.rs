@@ -1,7 +1,8 @@
 //! Durations as users write them: `250ms`, `5s`, `1m30s`, `1h`.
 
 /// Milliseconds; `None` if it is no duration or longer than `u64` milliseconds. Every number has a unit.
-pub(super) fn parse(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
     let mut last = u64::MAX;
@@ -29,7 +30,8 @@ pub(super) fn parse(text: &str) -> Option<u64> {
 }
 
 /// In the biggest unit that is exact.
-pub(super) fn write(milliseconds: u64) -> String {
+#[must_use]
+pub fn write(milliseconds: u64) -> String {
     match milliseconds {
         0 => "0s".into(),
         ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),

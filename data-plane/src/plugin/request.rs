@@ -1,0 +1,175 @@
+//! What plugins see of a request and of its answer, and what they say of it.
+
+use std::{fmt::Debug, net::IpAddr};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::spec::Reason;
+use crate::{
+    fields::Fields,
+    snapshot::{Backend, Id, Rule},
+    target::Target,
+    worker::{Peer, Worker},
+};
+
+/// What happens after a plugin saw a request.
+#[derive(Debug)]
+pub enum Flow {
+    /// On to the next plugin, or to the upstream.
+    Continue,
+    /// This is the answer; no upstream sees the request.
+    Respond(Box<LocalResponse>),
+    /// The request is refused.
+    Refuse(Box<Refusal>),
+}
+
+/// An answer that the gateway makes by itself.
+#[derive(Clone, Debug)]
+pub struct LocalResponse {
+    /// Status code.
+    pub status: u16,
+    /// Without framing fields.
+    pub fields: Fields,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// Why a plugin does not let a request through. The client is told in problem details, or in a status of gRPC.
+#[derive(Debug)]
+pub struct Refusal {
+    /// One of the type's table.
+    pub reason: &'static Reason,
+    /// Of the answer: the reason's own, as a rule.
+    pub status: u16,
+    /// Further fields of the answer.
+    pub fields: Fields,
+    /// What the client is told instead of the reason's own sentence. Nothing of what is behind the gateway.
+    pub detail: Option<String>,
+}
+
+impl Refusal {
+    /// For this reason.
+    #[must_use]
+    pub fn new(reason: &'static Reason) -> Self {
+        Self { reason, status: reason.status, fields: Fields::new(), detail: None }
+    }
+
+    /// With one more field in the answer; the value is one that a field can have.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: &[u8]) -> Self {
+        self.fields.append(name, value);
+        self
+    }
+
+    /// With another sentence for the client.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}
+
+impl From<Refusal> for Flow {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(Box::new(refusal))
+    }
+}
+
+/// A request on its way through the plugins.
+#[derive(Debug)]
+pub struct PluginRequest<'r> {
+    /// The end-to-end fields, as they go upstream.
+    pub fields: &'r mut Fields,
+    /// The method.
+    pub method: &'r str,
+    /// What is asked for, in canonical form; a rewrite does not change it ([`Facts::rewrite`]).
+    pub target: &'r Target,
+    /// How many bytes of the path the route's prefix has matched.
+    pub prefix: usize,
+    /// "http" or "https", as the client used it, as far as trusted proxies tell.
+    pub scheme: &'static str,
+    /// The client's address, behind trusted proxies.
+    pub client: IpAddr,
+    /// Whether the peer is a trusted proxy.
+    pub trusted: bool,
+    /// Who is at the other end of the connection, with what its certificate says; and the listener.
+    pub peer: &'r Peer,
+    /// The rule that matched, with its route's name.
+    pub rule: &'r Rule,
+    /// The backend that was chosen.
+    pub backend: &'r Backend,
+    /// The bytes of the body, if the head says how many; 0 for none.
+    pub body_length: Option<u64>,
+    /// Who serves.
+    pub worker: &'r Worker,
+    /// When the request's head was there.
+    pub now: Instant,
+    /// What the plugins before have found out, and what those after will read.
+    pub facts: &'r mut Facts,
+}
+
+/// What plugins find out about a request, for those after them, the log and the answer.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Who asks, once an authentication plugin knows.
+    pub consumer: Option<Box<Consumer>>,
+    /// The request's id; tokens of a header field only.
+    pub request_id: Option<Box<str>>,
+    /// What the upstream is asked for instead.
+    pub rewrite: Option<Box<Rewrite>>,
+    /// The most bytes of the body, if a plugin bounds it.
+    pub body_bytes_max: Option<u64>,
+    /// Set on whatever answer the client gets, in the place of what the answer has by these names.
+    pub answer: Fields,
+    /// Dropped when the request is over.
+    pub held: Vec<Box<dyn Debug>>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, Default)]
+pub struct Consumer {
+    /// The consumer's name, or the subject of a token.
+    pub name: Box<str>,
+    /// Groups that it belongs to.
+    pub groups: Vec<Box<str>>,
+    /// What a token says of it.
+    pub claims: serde_json::Map<String, serde_json::Value>,
+    /// The type of the plugin that established it.
+    pub by: &'static str,
+}
+
+/// What the upstream is asked for instead of the request's own target.
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// Canonical; in the place of the path without the route's prefix.
+    pub path: Option<String>,
+    /// Canonical, with a port if it has one.
+    pub host: Option<String>,
+}
+
+/// An answer on its way to the client.
+#[derive(Debug)]
+pub struct PluginResponse<'r> {
+    /// Status code.
+    pub status: u16,
+    /// The end-to-end fields.
+    pub fields: &'r mut Fields,
+    /// The request's fields, as they went upstream.
+    pub request: &'r Fields,
+    /// The rule that matched.
+    pub rule: &'r Rule,
+    /// The backend that was chosen.
+    pub backend: &'r Backend,
+    /// What was found out about the request.
+    pub facts: &'r Facts,
+}
+
+/// Who a plugin is, for state that outlives a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Of its name and type.
+    pub id: Id,
+    /// Of its name, type and whole configuration.
+    pub config: Id,
+}

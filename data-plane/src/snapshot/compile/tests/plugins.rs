@@ -1,0 +1,191 @@
+use super::*;
+
+fn set(name: &str) -> wire::Change {
+    plugin(name, "headers", &format!(r#"{{"request": {{"set": {{"x": "{name}"}}}}}}"#))
+}
+
+fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn listener_with(name: &str, port: u16, plugins: &[&str]) -> wire::Change {
+    let (name, address) = (name.to_owned(), format!("127.0.0.1:{port}"));
+    change(Resource::Listener(wire::Listener { name, address, tls: None, plugins: names(plugins) }))
+}
+
+fn backend_with(plugins: &[&str]) -> wire::Change {
+    change(Resource::Backend(wire::Backend { plugins: names(plugins), ..backend_message("b", &["http://a:1"]) }))
+}
+
+fn defaults(plugins: &[&str]) -> wire::Change {
+    change(Resource::Defaults(wire::Defaults { name: DEFAULTS.to_owned(), plugins: names(plugins) }))
+}
+
+fn route_with(rule: &[&str], own: &[&str]) -> wire::Change {
+    let mut message = route_message("r", prefix("/"), to("b"));
+    message.rules[0].plugins = names(rule);
+    message.rules[0].backends[0].plugins = names(own);
+    change(Resource::Route(message))
+}
+
+/// The chain of the one route for a listener.
+fn chain(snapshot: &Snapshot, listener: &str) -> Vec<String> {
+    let rule = rule(snapshot, "/").expect("a match");
+    let backend = &rule.backends[0];
+    backend.chain(backend.listener_index(listener)).iter().map(|plugin| plugin.name.to_string()).collect()
+}
+
+#[test]
+fn of_each_type_the_most_specific_place_has_its_plugins_run() {
+    let all: Vec<_> = ["d", "l", "b", "r", "o", "o2"].map(set).into();
+    let answer = plugin("answer", "respond", "");
+    let place = |defaults_of: &[&str], listener: &[&str], backend: &[&str], rule: &[&str], own: &[&str]| {
+        let mut changes = all.clone();
+        changes.extend([
+            answer.clone(),
+            defaults(defaults_of),
+            listener_with("web", 1, listener),
+            listener_with("plain", 2, &[]),
+            backend_with(backend),
+            route_with(rule, own),
+        ]);
+        start(&changes)
+    };
+    let snapshot = place(&["d"], &["l"], &["b"], &["r"], &["o", "o2"]);
+    assert_eq!(chain(&snapshot, "web"), ["o", "o2"]);
+    let snapshot = place(&["d"], &["l"], &["b"], &["r"], &[]);
+    assert_eq!(chain(&snapshot, "web"), ["r"]);
+    let snapshot = place(&["d"], &["l"], &["b"], &[], &[]);
+    assert_eq!(chain(&snapshot, "web"), ["b"]);
+    let snapshot = place(&["d"], &["l"], &[], &[], &[]);
+    assert_eq!((chain(&snapshot, "web"), chain(&snapshot, "plain")), (names(&["l"]), names(&["d"])));
+    // One type takes nothing of another's place, whatever the order of the lists.
+    let snapshot = place(&["answer", "d"], &[], &[], &["r"], &[]);
+    let mut both = chain(&snapshot, "web");
+    both.sort();
+    assert_eq!(both, ["answer", "r"]);
+    // Nobody pays for what is not there.
+    let bare = place(&[], &[], &[], &[], &[]);
+    assert!(rule(&bare, "/").expect("a match").backends[0].chain.is_empty());
+}
+
+#[test]
+fn a_plugin_that_is_off_keeps_those_of_less_specific_places_away() {
+    let off = wire::Plugin {
+        name: "off".to_owned(),
+        r#type: "headers".to_owned(),
+        enabled: Some(false),
+        ..wire::Plugin::default()
+    };
+    let changes =
+        [change(Resource::Plugin(off)), set("d"), defaults(&["d"]), backend_with(&[]), route_with(&["off"], &[])];
+    let snapshot = start(&changes);
+    assert_eq!(chain(&snapshot, ""), [""; 0]);
+    let snapshot = snapshot.compile(2, &[route_with(&[], &[])]).expect("valid");
+    assert_eq!(chain(&snapshot, ""), ["d"]);
+}
+
+#[test]
+fn what_a_push_changes_of_any_place_reaches_routes_that_it_does_not_touch() {
+    let first = start(&[
+        set("d"),
+        set("l"),
+        set("b"),
+        listener_with("web", 1, &[]),
+        listener_with("plain", 2, &[]),
+        backend_with(&[]),
+        route_with(&[], &[]),
+    ]);
+    assert_eq!(chain(&first, "web"), [""; 0]);
+    let with_defaults = first.compile(2, &[defaults(&["d"])]).expect("valid");
+    assert_eq!((chain(&with_defaults, "web"), chain(&first, "web")), (names(&["d"]), names(&[])));
+    let with_listener = with_defaults.compile(3, &[listener_with("web", 1, &["l"])]).expect("valid");
+    assert_eq!((chain(&with_listener, "web"), chain(&with_listener, "plain")), (names(&["l"]), names(&["d"])));
+    let with_backend = with_listener.compile(4, &[backend_with(&["b"])]).expect("valid");
+    assert_eq!(chain(&with_backend, "web"), ["b"]);
+    // A changed plugin is new wherever it runs.
+    let changed = plugin("d", "headers", r#"{"request": {"set": {"x": "new"}}}"#);
+    let id = |snapshot: &Snapshot| {
+        let rule = rule(snapshot, "/").expect("a match");
+        rule.backends[0].chain.iter().map(|plugin| plugin.identity).collect::<Vec<_>>()
+    };
+    let renewed = with_listener.compile(5, &[changed]).expect("valid");
+    let (before, after) = (id(&with_listener), id(&renewed));
+    assert!(before[0].id == after[0].id && before[0].config != after[0].config);
+    // And all of it can go again, the users first or together.
+    let none = renewed
+        .compile(
+            6,
+            &[
+                removal(wire::Kind::Defaults, DEFAULTS),
+                removal(wire::Kind::Plugin, "d"),
+                removal(wire::Kind::Plugin, "l"),
+                listener_with("web", 1, &[]),
+            ],
+        )
+        .expect("valid");
+    assert_eq!((chain(&none, "web"), chain(&none, "plain")), (names(&[]), names(&[])));
+}
+
+#[test]
+fn a_plugin_is_not_removed_while_any_place_has_it() {
+    let snapshot = start(&[
+        set("d"),
+        set("l"),
+        set("b"),
+        defaults(&["d"]),
+        listener_with("web", 1, &["l"]),
+        backend_with(&["b"]),
+        route_with(&[], &[]),
+    ]);
+    let found = faults(&snapshot, &["d", "l", "b"].map(|name| removal(wire::Kind::Plugin, name)));
+    let messages: Vec<_> = found.iter().map(|fault| fault.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "plugin \"b\" is still used by backend \"b\"",
+            "plugin \"d\" is still used by the defaults",
+            "plugin \"l\" is still used by listener \"web\""
+        ]
+    );
+    assert!(found.iter().all(|fault| fault.code == fault::STILL_USED));
+}
+
+#[test]
+fn names_of_plugins_that_are_not_there_are_told_with_their_place() {
+    let changes = [
+        set("limit"),
+        defaults(&["limt"]),
+        listener_with("web", 1, &["limit", "x"]),
+        backend_with(&["y"]),
+        route_with(&[], &["z"]),
+    ];
+    let found = faults(&Snapshot::default(), &changes);
+    let mut told = told(&found);
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            (fault::DANGLING, "b", "plugins[0]"),
+            (fault::DANGLING, DEFAULTS, "plugins[0]"),
+            (fault::DANGLING, "r", "rules[0].backends[0].plugins[0]"),
+            (fault::DANGLING, "web", "plugins[1]"),
+        ],
+        "the route is not told of the broken backend, only of what is its own"
+    );
+    assert!(found.iter().any(|fault| fault.hint == "did you mean \"limit\"?"));
+    let other = change(Resource::Defaults(wire::Defaults { name: "other".to_owned(), plugins: Vec::new() }));
+    assert_eq!(faults(&Snapshot::default(), &[other])[0].code, fault::BAD_VALUE);
+}
+
+#[test]
+fn a_plugin_that_changes_its_type_runs_as_what_it_is_now() {
+    let first = start(&[plugin("p", "request_id", ""), backend_with(&[]), route_with(&["p"], &[])]);
+    let types = |snapshot: &Snapshot| {
+        let rule = rule(snapshot, "/").expect("a match");
+        rule.backends[0].chain.iter().map(|plugin| plugin.spec.name).collect::<Vec<_>>()
+    };
+    assert_eq!(types(&first), ["request_id"]);
+    let second = first.compile(2, &[set("p")]).expect("valid");
+    assert_eq!((types(&second), types(&first)), (vec!["headers"], vec!["request_id"]));
+}
