@@ -150,13 +150,13 @@ async fn a_new_endpoint_starts_with_a_tenth_of_its_share_and_rises_to_all_of_it(
     let nodes: [Witness; 2] = nodes().await;
     let terms = |slow_start: &str| format!(", load_balancing: {{policy: round_robin{slow_start}}}");
     let with = |nodes: &[Witness], slow_start: &str| manifest(nodes, &terms(slow_start), "");
-    for (slow_start, at_first) in [("", 48..=52), (", slow_start: 1h", 5..=15)] {
+    for (slow_start, at_first) in [("", 198..=202), (", slow_start: 1h", 12..=64)] {
         let mut gateway = Gateway::builder().manifest(&with(&nodes[..1], slow_start)).start().await;
         let mut client = Client::connect(gateway.proxy_addr()).await;
         assert_eq!(shares(&mut client, &nodes, 20).await, [20, 0]);
         gateway.apply(&with(&nodes, slow_start)).await;
-        let share = shares(&mut client, &nodes, 100).await[1];
-        assert!(at_first.contains(&share), "{slow_start:?}: {share} of 100");
+        let share = shares(&mut client, &nodes, 400).await[1];
+        assert!(at_first.contains(&share), "{slow_start:?}: {share} of 400");
         if !slow_start.is_empty() {
             // Another push is no new start, and a shorter time holds from when the endpoint was new.
             gateway.apply(&with(&nodes, ", slow_start: 200ms")).await;
