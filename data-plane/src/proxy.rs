@@ -88,6 +88,8 @@ struct Record {
     ended: Option<Instant>,
     snapshot: u64,
     backend: Option<Chosen>,
+    /// What plugins have found out. What they hold is given back before the request counts as over.
+    facts: Facts,
     series: Option<Active>,
     tries: u32,
     /// The try that is under way.
@@ -95,8 +97,6 @@ struct Record {
     /// As sent to the client; 0 until its head is.
     status: u16,
     reason: &'static str,
-    /// What plugins have found out.
-    facts: Facts,
     /// The name of the plugin that answered.
     plugin: Option<Box<str>>,
 }

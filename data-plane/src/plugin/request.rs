@@ -1,6 +1,6 @@
 //! What plugins see of a request and of its answer, and what they say of it.
 
-use std::{fmt::Debug, net::IpAddr};
+use std::{fmt::Debug, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -133,8 +133,8 @@ pub struct Consumer {
     pub name: Box<str>,
     /// Groups that it belongs to.
     pub groups: Vec<Box<str>>,
-    /// What a token says of it.
-    pub claims: serde_json::Map<String, serde_json::Value>,
+    /// What a token says of it; shared with whoever remembers the token.
+    pub claims: Rc<serde_json::Map<String, serde_json::Value>>,
     /// The type of the plugin that established it.
     pub by: &'static str,
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Client, Gateway, Http2, Response, Upstream, Witness, free_port, with_gateway, within};
+use crate::harness::{Client, Gateway, Http2, Reply, Response, Upstream, Witness, free_port, with_gateway, within};
 
 fn problem(response: &Response) -> Value {
     assert_eq!(response.header("content-type"), Some("application/problem+json"), "{response:?}");
@@ -159,6 +159,39 @@ async fn what_a_plugin_keeps_survives_pushes_and_its_own_change() {
     last.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!(third.response(true).await.status, 200);
     gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn so_many_requests_are_under_way_over_all_workers_and_no_more() {
+    let upstream = Witness::start(|_| Reply::Hold).await;
+    let manifest = one("concurrency_limit", "{requests: 5}", &upstream.url());
+    with_gateway(&manifest, async |gateway| {
+        let mut clients = Vec::new();
+        for _ in 0..40 {
+            let mut client = Client::connect(gateway.proxy_addr()).await;
+            client.send(b"GET /api HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            clients.push(client);
+        }
+        let refused =
+            "rustygate_plugin_answers_total{plugin=\"p\",type=\"concurrency_limit\",reason=\"concurrency_limited\"} 35";
+        within("the others' refusal", async { while !gateway.metrics(0).await.contains(refused) {} }).await;
+        within("those that may", async { while upstream.requests().len() < 5 {} }).await;
+        assert_eq!(upstream.requests().len(), 5);
+        drop(clients);
+        // When they have left there is room again.
+        let active = "rustygate_active_connections{route=\"all\"";
+        let is_over = |metrics: String| metrics.lines().any(|line| line.starts_with(active) && line.ends_with(" 0"));
+        within("the end of all", async { while !is_over(gateway.metrics(0).await) {} }).await;
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        client.send(b"GET /api HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        within("one more", async {
+            while upstream.requests().len() < 6 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::snapshot::Id;
 
 fn set(name: &str) -> wire::Change {
     plugin(name, "headers", &format!(r#"{{"request": {{"set": {{"x": "{name}"}}}}}}"#))
@@ -188,4 +189,63 @@ fn a_plugin_that_changes_its_type_runs_as_what_it_is_now() {
     assert_eq!(types(&first), ["request_id"]);
     let second = first.compile(2, &[set("p")]).expect("valid");
     assert_eq!((types(&second), types(&first)), (vec!["headers"], vec!["request_id"]));
+}
+
+/// Of each listener and of none: what runs, as it is configured now.
+fn all_chains(snapshot: &Snapshot) -> Vec<Vec<Id>> {
+    let Some(rule) = rule(snapshot, "/") else { return Vec::new() };
+    let of = |backend: &crate::snapshot::WeightedBackend, listener: &str| {
+        backend.chain(backend.listener_index(listener)).iter().map(|plugin| plugin.identity.config).collect()
+    };
+    let chains = rule.backends.iter().flat_map(|backend| ["", "web", "plain"].map(|listener| of(backend, listener)));
+    chains.collect()
+}
+
+/// Three plugins of two types, each on, off or changed.
+fn some_plugin() -> impl Strategy<Value = wire::Change> {
+    ("[abc]", 0..2_u32, any::<bool>()).prop_map(|(name, value, enabled)| {
+        let (kind, config) = match name.as_str() {
+            "a" => ("respond", format!(r#"{{"status": 20{value}}}"#)),
+            _ => ("headers", format!(r#"{{"request": {{"set": {{"x": "{value}"}}}}}}"#)),
+        };
+        let (r#type, enabled) = (kind.to_owned(), (!enabled).then_some(false));
+        change(Resource::Plugin(wire::Plugin { name, r#type, config_json: config, enabled, secrets: Vec::new() }))
+    })
+}
+
+fn some_place() -> impl Strategy<Value = wire::Change> {
+    let list = prop::collection::btree_set("[abc]", 0..3);
+    (0..6_u32, list.clone(), list).prop_map(|(place, one, other)| {
+        let as_strs = |set: &std::collections::BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+        let (one, other) = (as_strs(&one), as_strs(&other));
+        let (one, other): (Vec<&str>, Vec<&str>) =
+            (one.iter().map(String::as_str).collect(), other.iter().map(String::as_str).collect());
+        match place {
+            0 => defaults(&one),
+            1 => listener_with("web", 1, &one),
+            2 => listener_with("plain", 2, &one),
+            3 => removal(wire::Kind::Listener, "plain"),
+            4 => backend_with(&one),
+            _ => route_with(&one, &other),
+        }
+    })
+}
+
+proptest! {
+    /// However a set was reached, by one push or by many, the same runs.
+    #[test]
+    fn many_pushes_lead_to_the_chains_that_one_makes(
+        pushes in prop::collection::vec(prop::collection::vec(prop_oneof![some_plugin(), some_place()], 1..4), 1..8),
+    ) {
+        let first = [plugin("a", "respond", ""), set("b"), set("c"), backend_with(&[]), route_with(&["a"], &[])];
+        let mut snapshot = start(&first);
+        let mut whole: std::collections::BTreeMap<_, _> =
+            first.into_iter().map(|change| ((change.kind, change.name.clone()), change)).collect();
+        for push in pushes {
+            snapshot = snapshot.compile(2, &push).expect("nothing dangles");
+            whole.extend(push.into_iter().map(|change| ((change.kind, change.name.clone()), change)));
+        }
+        let whole: Vec<_> = whole.into_values().collect();
+        prop_assert_eq!(all_chains(&snapshot), all_chains(&start(&whole)));
+    }
 }
