@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // What has or may have a secret in it shows itself; see `debug`.
         .skip_debug([
             ".rustygate.v1.Secret",
+            ".rustygate.v1.Password",
             ".rustygate.v1.Content",
             ".rustygate.v1.Document",
             ".rustygate.v1.Change",

@@ -58,6 +58,7 @@ fn change(resource: &wire::Resource) -> wire::Change {
     let (kind, name) = match resource.kind.as_ref().expect("a resource is of some kind") {
         Of::Listener(listener) => (wire::Kind::Listener, &listener.name),
         Of::Certificate(certificate) => (wire::Kind::Certificate, &certificate.name),
+        Of::Consumer(consumer) => (wire::Kind::Consumer, &consumer.name),
         Of::Backend(backend) => (wire::Kind::Backend, &backend.name),
         Of::Plugin(plugin) => (wire::Kind::Plugin, &plugin.name),
         Of::Route(route) => (wire::Kind::Route, &route.name),

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 pub use self::plan::{Content, Difference, Intent, NAME_BYTES_MAX, RESOURCES_MAX, plan};
 use crate::{
-    manifest,
+    manifest, passwords,
     publish::{Head, Publisher},
     snapshot::{Encoded, Stored},
     store::{Commit, Loaded, Store, StoreError},
@@ -140,7 +140,7 @@ impl Applier {
         check_len("contents", request.contents.len(), CONTENTS_MAX)?;
         let wire::ApplyRequest { documents, owner, prune, contents, .. } = request;
         let mut parsed = blocking(move || manifest::parse_with(documents, contents)).await?;
-        let resources = parsed.resources.clone();
+        let mut resources = parsed.resources.clone();
         if parsed.faults.is_empty() {
             let mut response = self.apply_resources(resources, owner, prune, options).await?;
             if !response.faults.is_empty() {
@@ -150,6 +150,7 @@ impl Applier {
         }
         // It is refused already; what else is wrong with it is told at once.
         let owner = owner_of(owner)?;
+        passwords::stand_in(&mut resources);
         let intent = Intent::Upsert { resources, owner, prune, kept: parsed.broken.clone() };
         let found = self.prepare(intent, validate::stand_ins(&parsed.broken).collect()).await?.err();
         let faults = blocking(move || validate::merge(&mut parsed, found.unwrap_or_default())).await?;
@@ -170,8 +171,28 @@ impl Applier {
     ) -> Result<wire::ApplyResponse, ApplyError> {
         let owner = owner_of(owner)?;
         let revision = wire::Revision { owner: owner.clone(), ..Default::default() };
+        let resources = match self.hash_passwords(resources).await? {
+            Ok(resources) => resources,
+            Err(faults) => {
+                self.metrics.applied(ApplyOutcome::Refused);
+                return Ok(refused(self.publisher.revision(), faults));
+            }
+        };
         let turn = self.turn(&options).await?;
         self.push(turn, Intent::Upsert { resources, owner, prune, kept: Vec::new() }, revision, options).await
+    }
+
+    /// Before the push takes its turn, since it takes time. If a push in between gave a consumer another password, this
+    /// one's is what it has in the end, as with anything else that two pushes change.
+    async fn hash_passwords(
+        &self,
+        mut resources: Vec<wire::Resource>,
+    ) -> Result<Result<Vec<wire::Resource>, Vec<wire::Fault>>, ApplyError> {
+        if !passwords::any_clear(&resources) {
+            return Ok(Ok(resources));
+        }
+        let stored = passwords::stored(&resources, &self.publisher.head().set);
+        blocking(move || passwords::hash(&mut resources, &stored).map(|()| resources)).await
     }
 
     /// Removes resources.

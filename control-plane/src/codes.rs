@@ -35,7 +35,7 @@ pub const SHARED_NODE_ID: &str = "RG0403";
 pub const NO_KEY: &str = "RG0411";
 
 /// Every code and what is wrong, in order.
-pub const ALL: [(&str, &str); 37] = [
+pub const ALL: [(&str, &str); 38] = [
     ("RG0101", "The YAML cannot be parsed"),
     ("RG0102", "A field that nothing reads"),
     ("RG0103", "A value of the wrong type"),
@@ -64,6 +64,7 @@ pub const ALL: [(&str, &str); 37] = [
     ("RG0220", "Certificates that cannot be used: no PEM, too many, damaged, or with a private key beside them"),
     ("RG0221", "A private key that cannot be used: not there, encrypted, of an unknown kind, or another certificate's"),
     ("RG0222", "Terms of TLS, or a protocol, that cannot be"),
+    ("RG0230", "Two consumers with one API key or user name"),
     ("RG0301", "A listener cannot be bound; the proxy keeps serving the revision before"),
     ("RG0302", "A push came broken or out of order"),
     ("RG0303", "The checksum is not that of the revision"),

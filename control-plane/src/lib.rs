@@ -13,6 +13,7 @@ pub mod codes;
 pub mod discovery;
 pub mod fleet;
 pub mod manifest;
+pub mod passwords;
 pub mod publish;
 pub mod report;
 pub mod secrets;

@@ -21,7 +21,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rustygate_proto::v1 as wire;
 
@@ -65,7 +65,9 @@ pub struct Parsed {
     /// Of each name.
     origins: Vec<Origin>,
     /// Places in `origins`.
-    by_name: [HashMap<String, usize>; 6],
+    by_name: [HashMap<String, usize>; 7],
+    /// Document and line of secrets that are written in place.
+    hidden: HashSet<(usize, u32)>,
     documents: Vec<wire::Document>,
 }
 
@@ -107,6 +109,7 @@ pub fn parse_with(documents: Vec<wire::Document>, contents: Vec<wire::Content>) 
     let mut parsed = read_all(&documents, &mut faults);
     // The lines of an input that is too large are not worth looking at.
     let is_shown = input_bytes(&documents) <= INPUT_BYTES_MAX;
+    parsed.hidden.clone_from(&faults.hidden);
     let faults = faults.finish(if is_shown { &documents } else { &[] });
     if is_shown {
         parsed.documents = documents;
@@ -251,6 +254,7 @@ fn slot(kind: wire::Kind) -> usize {
         wire::Kind::Route | wire::Kind::Unspecified => 3,
         wire::Kind::Certificate => 4,
         wire::Kind::Defaults => 5,
+        wire::Kind::Consumer => 6,
     }
 }
 

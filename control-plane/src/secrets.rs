@@ -307,7 +307,9 @@ fn secrets_of(resource: &mut wire::Resource) -> Vec<(String, &mut wire::Secret)>
             | resource::Kind::Backend(_)
             | resource::Kind::Plugin(_)
             | resource::Kind::Route(_)
-            | resource::Kind::Defaults(_),
+            | resource::Kind::Defaults(_)
+            // What they have is hashed, and the hashes may be seen.
+            | resource::Kind::Consumer(_),
         )
         | None => Vec::new(),
     }

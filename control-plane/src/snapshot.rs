@@ -15,8 +15,8 @@ use rustygate_proto::{
 };
 
 /// The kinds that a set holds, in the order in which they are listed.
-pub const KINDS: [Kind; 6] =
-    [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate, Kind::Defaults];
+pub const KINDS: [Kind; 7] =
+    [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate, Kind::Defaults, Kind::Consumer];
 
 /// One content of one resource, as it is stored.
 #[derive(Clone, PartialEq, Eq)]

@@ -9,7 +9,10 @@ use prost::Message as _;
 use rustygate_data_plane::snapshot::{Snapshot, fault};
 use rustygate_proto::v1::{self as wire, Kind};
 
-use crate::manifest::{self, Parsed};
+use crate::{
+    manifest::{self, Parsed},
+    passwords,
+};
 
 /// No message has a field 0.
 const UNREADABLE: Bytes = Bytes::from_static(&[0]);
@@ -29,6 +32,7 @@ pub struct Valid {
 /// Every fault, in the order of the input.
 pub fn check(documents: Vec<wire::Document>, contents: Vec<wire::Content>) -> Result<Valid, Vec<wire::Fault>> {
     let mut parsed = manifest::parse_with(documents, contents);
+    passwords::stand_in(&mut parsed.resources);
     let mut changes: Vec<wire::Change> = parsed.resources.iter().filter_map(change).collect();
     changes.extend(stand_ins(&parsed.broken));
     let (snapshot, compiled) = match Snapshot::default().compile(1, &changes) {

@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     admin::Admin,
+    consumer::Verifier,
     crew::{Crew, CrewCollector},
     disk::OpenError,
     forward::TrustedProxies,
@@ -182,6 +183,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
         health: Arc::clone(&health),
         clients: PerIp::default(),
         names: Arc::clone(&names),
+        verifier: Arc::new(Verifier::new(crew.len() / 2)),
         states: Arc::default(),
         policy: policy(&settings),
     });

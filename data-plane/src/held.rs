@@ -22,7 +22,8 @@ use rustygate_proto::{
 use crate::snapshot::fault;
 
 /// The kinds that a set may hold, in the order of [`Held::image`].
-const KINDS: [Kind; 6] = [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate, Kind::Defaults];
+const KINDS: [Kind; 7] =
+    [Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route, Kind::Certificate, Kind::Defaults, Kind::Consumer];
 
 /// One resource as it was sent.
 pub struct Resource {

@@ -8,6 +8,7 @@ pub mod app;
 mod body;
 pub mod canonical;
 mod client;
+pub mod consumer;
 mod crew;
 mod date;
 pub mod disk;

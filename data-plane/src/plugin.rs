@@ -3,7 +3,11 @@
 //! To add one: its file with a [`Spec`], a variant of `Kind` with an arm wherever the compiler asks for one, and its
 //! line in [`TYPES`], whose order is that of execution.
 
+mod acl;
+mod api_key;
+mod basic_auth;
 mod body_limit;
+mod caller;
 mod chain;
 mod concurrency_limit;
 mod config;
@@ -36,13 +40,16 @@ use crate::{
 ///
 /// What names a request comes first, then what refuses it without knowing who asks, what answers without an upstream being
 /// asked for (a preflight, a redirect), who asks, what that one may do and how often, and last what changes the request.
-pub static TYPES: [&Spec; 10] = [
+pub static TYPES: [&Spec; 13] = [
     &request_id::SPEC,
     &ip_filter::SPEC,
     &cors::SPEC,
     &redirect::SPEC,
     &fault::SPEC,
     &body_limit::SPEC,
+    &api_key::SPEC,
+    &basic_auth::SPEC,
+    &acl::SPEC,
     &concurrency_limit::SPEC,
     &headers::SPEC,
     &rewrite::SPEC,
@@ -84,6 +91,9 @@ enum Kind {
     Redirect(redirect::Redirect),
     Fault(fault::Fault),
     BodyLimit(body_limit::BodyLimit),
+    ApiKey(api_key::ApiKey),
+    BasicAuth(basic_auth::BasicAuth),
+    Acl(acl::Acl),
     ConcurrencyLimit(concurrency_limit::ConcurrencyLimit),
     Headers(Box<headers::Headers>),
     Rewrite(rewrite::Rewrite),
@@ -120,6 +130,9 @@ impl Plugin {
             "redirect" => read(plugin, spec, &mut faults, redirect::compile).map(Kind::Redirect),
             "fault" => read(plugin, spec, &mut faults, fault::compile).map(Kind::Fault),
             "body_limit" => read(plugin, spec, &mut faults, body_limit::compile).map(Kind::BodyLimit),
+            "api_key" => read(plugin, spec, &mut faults, api_key::compile).map(Kind::ApiKey),
+            "basic_auth" => read(plugin, spec, &mut faults, basic_auth::compile).map(Kind::BasicAuth),
+            "acl" => read(plugin, spec, &mut faults, acl::compile).map(Kind::Acl),
             "concurrency_limit" => {
                 read(plugin, spec, &mut faults, concurrency_limit::compile).map(Kind::ConcurrencyLimit)
             }
@@ -154,11 +167,20 @@ impl Plugin {
                 None => plugin.abort(),
             },
             Kind::BodyLimit(plugin) => plugin.on_request(request),
+            Kind::ApiKey(plugin) => plugin.on_request(request),
+            Kind::BasicAuth(plugin) => Box::pin(plugin.on_request(request)).await,
+            Kind::Acl(plugin) => plugin.on_request(request),
             Kind::ConcurrencyLimit(plugin) => plugin.on_request(self.identity.id, request),
             Kind::Headers(plugin) => plugin.on_request(request),
             Kind::Rewrite(plugin) => plugin.on_request(request),
             Kind::Respond(response) => Flow::Respond(Box::new(response.clone())),
         }
+    }
+
+    /// Whether it looks consumers up.
+    #[must_use]
+    pub fn asks_for_consumers(&self) -> bool {
+        matches!(self.kind, Kind::ApiKey(_) | Kind::BasicAuth(_))
     }
 
     /// The response phase: may change the fields that go to the client.
@@ -175,6 +197,7 @@ impl Plugin {
         match &self.kind {
             Kind::Headers(plugin) => plugin.request.apply_to_trailers(trailers),
             Kind::RequestId(plugin) => plugin.on_trailers(trailers),
+            Kind::ApiKey(_) | Kind::BasicAuth(_) => caller::forget(trailers),
             _ => {}
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     body::{Sink, Source},
     canonical,
     client::{Client, Unmet},
+    consumer::Consumers,
     error::ProxyError,
     forward::{self, Forwarded},
     grpc,
@@ -172,7 +173,7 @@ async fn handle(
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.
-    let (rule, behind, chosen) = {
+    let (rule, behind, chosen, consumers) = {
         let snapshot = x.worker.shared.snapshot.load();
         record.snapshot = snapshot.revision;
         if snapshot.revision == 0 {
@@ -204,7 +205,9 @@ async fn handle(
         let index = choose_backend(rule, asker(x)).ok_or(ProxyError::NoEndpoint)?;
         let chosen = &rule.backends[index];
         record.backend = Some(Chosen { index, listener: chosen.listener_index(listener) });
-        (rule, x.target.path.len() - behind.len(), chosen)
+        let asks = record.chain(rule).iter().any(|plugin| plugin.asks_for_consumers());
+        let consumers = asks.then(|| Arc::clone(&snapshot.consumers));
+        (rule, x.target.path.len() - behind.len(), chosen, consumers)
     };
     record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
 
@@ -228,7 +231,9 @@ async fn handle(
     let mut plan = attempt::Plan { rule, chosen, chain, strip, rewrite: None, upgrade, key, timeouts, ends };
     if !chain.is_empty() {
         // Plugins see end-to-end fields only; the first to answer ends the request here.
-        if let Some((plugin, flow)) = ask_plugins(x, upload, record, &plan, (behind, trusted)).await? {
+        if let Some((plugin, flow)) =
+            ask_plugins(x, upload, record, &plan, (behind, trusted, consumers.as_deref())).await?
+        {
             return Ok(reply::plugin(x, record, rule, plugin, flow).await);
         }
         plan.rewrite = record.facts.rewrite.take();
@@ -244,7 +249,7 @@ async fn ask_plugins<'p>(
     upload: &Upload,
     record: &mut Record,
     plan: &attempt::Plan<'p>,
-    (prefix, trusted): (usize, bool),
+    (prefix, trusted, consumers): (usize, bool, Option<&Consumers>),
 ) -> Result<Option<(&'p Plugin, Flow)>, ProxyError> {
     let due = turn::due(Some(record.started), plan, plan.timeouts.total);
     let peer = x.client.peer;
@@ -260,6 +265,7 @@ async fn ask_plugins<'p>(
         rule: plan.rule,
         backend: &plan.chosen.backend,
         body_length: upload.length(),
+        consumers,
         worker: x.worker,
         now: record.started,
         facts: &mut record.facts,

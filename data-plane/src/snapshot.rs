@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 
 pub use self::cow_map::CowMap;
 use crate::{
+    consumer::Consumers,
     plugin::{Chain, Plugin},
     route::Router,
     tls,
@@ -50,6 +51,8 @@ pub struct Snapshot {
     names: Arc<[(SocketAddr, Arc<str>)]>,
     /// Every route, ready to be matched.
     pub router: Router,
+    /// Who may call with a key or a password.
+    pub consumers: Arc<Consumers>,
     pub(crate) compiled: compile::Compiled,
 }
 

@@ -27,7 +27,7 @@ pub use self::{
     budget::RetryBudget,
     call::Call,
     gate::{Entry, Gate, Permit},
-    key::{Asker, hash},
+    key::{Asker, cookies, hash, remove_cookie},
     pool::{Claim, Connection, EndpointState, Link, Need, Turn},
     retry::Retrying,
     room::{Connections, Slot},

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use crate::{
+    consumer::Verifier,
     crew::Crew,
     date::DateCache,
     forward::{Forwarded, TrustedProxies},
@@ -104,6 +105,8 @@ pub struct Shared {
     pub clients: PerIp,
     /// Where endpoints with names are.
     pub names: Arc<Names>,
+    /// Checks passwords.
+    pub verifier: Arc<Verifier>,
     /// What plugins keep over snapshots.
     pub states: Arc<States>,
     /// See there.
@@ -134,7 +137,8 @@ impl Shared {
             debug_headers: false,
         };
         let (metrics, health, names, states) = Default::default();
-        Self { snapshot, metrics, health, clients: PerIp::default(), names, states, policy }
+        let verifier = Arc::new(Verifier::new(1));
+        Self { snapshot, metrics, health, clients: PerIp::default(), names, verifier, states, policy }
     }
 }
 

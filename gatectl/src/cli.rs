@@ -370,6 +370,9 @@ pub enum Kind {
     /// What TLS is spoken with
     #[value(alias = "certificates")]
     Certificate,
+    /// Who calls, by keys and passwords
+    #[value(alias = "consumers")]
+    Consumer,
     /// What holds where nothing says otherwise
     Defaults,
 }
@@ -392,6 +395,9 @@ pub enum KindOrAll {
     /// What TLS is spoken with
     #[value(alias = "certificate")]
     Certificates,
+    /// Who calls, by keys and passwords
+    #[value(alias = "consumer")]
+    Consumers,
     /// What holds where nothing says otherwise
     Defaults,
     /// All of them

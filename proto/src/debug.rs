@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::v1::{Change, Chunk, Content, Document, Secret, content, secret::Form};
+use crate::v1::{Change, Chunk, Content, Document, Password, Secret, content, password, secret::Form};
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -13,6 +13,16 @@ impl fmt::Debug for Secret {
             Some(Form::Sealed(_)) => formatter.write_str("Secret(sealed)"),
             None => formatter.write_str("Secret(none)"),
         }
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match &self.form {
+            Some(password::Form::Hash(_)) => "Password(hash)",
+            Some(password::Form::Clear(_)) => "Password(clear)",
+            None => "Password(none)",
+        })
     }
 }
 
@@ -59,12 +69,13 @@ mod tests {
     #[test]
     fn nothing_shows_a_secret() {
         let secret = Secret { form: Some(Form::Clear(b"hunter2".to_vec())), salt: b"hunter2".to_vec() };
+        let password = Password { form: Some(password::Form::Clear(b"hunter2".to_vec())) };
         let document = Document { file: "f".into(), yaml: "hunter2".into() };
         let change = Change { resource: Some("hunter2".into()), ..Change::default() };
         let chunk = Chunk { zstd: "hunter2".into() };
         let outcome = Some(content::Outcome::Bytes(b"hunter2".to_vec()));
         let content = Content { outcome, ..Content::default() };
-        let shown = format!("{secret:?} {document:?} {change:?} {chunk:?} {content:?}");
+        let shown = format!("{secret:?} {password:?} {document:?} {change:?} {chunk:?} {content:?}");
         // Neither as text nor as numbers.
         assert!(!shown.contains("hunter") && !shown.contains("104"), "{shown}");
     }

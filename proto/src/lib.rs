@@ -26,6 +26,7 @@ impl v1::Resource {
             resource::Kind::Plugin(plugin) => (Kind::Plugin, &plugin.name),
             resource::Kind::Route(route) => (Kind::Route, &route.name),
             resource::Kind::Certificate(certificate) => (Kind::Certificate, &certificate.name),
+            resource::Kind::Consumer(consumer) => (Kind::Consumer, &consumer.name),
             resource::Kind::Defaults(defaults) => (Kind::Defaults, &defaults.name),
         })
     }
@@ -42,6 +43,7 @@ impl v1::Kind {
             v1::Kind::Plugin => "plugin",
             v1::Kind::Route => "route",
             v1::Kind::Certificate => "certificate",
+            v1::Kind::Consumer => "consumer",
             v1::Kind::Defaults => "defaults",
         }
     }

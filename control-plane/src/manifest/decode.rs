@@ -6,6 +6,7 @@
 
 mod backend;
 mod certificate;
+mod consumer;
 mod listener;
 mod plugin;
 mod route;
@@ -41,6 +42,7 @@ pub(super) fn item(faults: &mut Faults, kind: wire::Kind, node: &Node<'_>) -> Op
             (Kind::Route(route), named)
         }
         wire::Kind::Certificate => (Kind::Certificate(certificate::certificate(faults, node)?), true),
+        wire::Kind::Consumer => (Kind::Consumer(consumer::consumer(faults, node)?), true),
         wire::Kind::Defaults => (Kind::Defaults(defaults(faults, node)?), true),
         wire::Kind::Unspecified => return None,
     };

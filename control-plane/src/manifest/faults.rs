@@ -1,6 +1,8 @@
 //! Collects faults while an item is decoded. Decoding never stops at one: a broken value is reported and left out,
 //! and reading goes on, so that one report holds everything there is to mend.
 
+use std::collections::HashSet;
+
 use rustygate_proto::v1 as wire;
 
 use super::FAULTS_MAX;
@@ -33,6 +35,8 @@ pub(super) struct Faults {
     pub(super) document: usize,
     /// The mappings of the document that would have more by a merge key: what is missing there may be in what is merged.
     merging: Vec<(usize, Span)>,
+    /// Document and line of secrets that are written in place: see [`Faults::hide`].
+    pub(super) hidden: HashSet<(usize, u32)>,
 }
 
 /// The keys of one mapping.
@@ -77,6 +81,11 @@ impl Faults {
         }
     }
 
+    /// No report shows the line that begins this value, since it holds a secret.
+    pub(super) fn hide(&mut self, value: Span) {
+        self.hidden.insert((self.document, value.line));
+    }
+
     pub(super) fn len(&self) -> usize {
         self.placed.len()
     }
@@ -103,6 +112,7 @@ impl Faults {
         let mut lines: Option<(usize, Lines<'_>)> = None;
         let mut faults = Vec::with_capacity(self.placed.len() + 1);
         for Placed { document, span, mut fault, hidden } in self.placed {
+            let hidden = hidden || self.hidden.contains(&(document, span.line));
             if let Some(source) = documents.get(document) {
                 let known = lines.take().filter(|(of, _)| *of == document).map(|(_, lines)| lines);
                 let mut table = known.unwrap_or_else(|| Lines::new(source));
@@ -272,7 +282,7 @@ impl Faults {
     ) -> Vec<String> {
         let mut values: Vec<String> = Vec::with_capacity(nodes.len());
         // Few are long; a set is not worth its cost for the others.
-        let mut set = (nodes.len() > 32).then(std::collections::HashSet::new);
+        let mut set = (nodes.len() > 32).then(HashSet::new);
         for node in nodes {
             let Some(value) = one(self, node) else { continue };
             let new = match &mut set {

@@ -37,6 +37,7 @@ pub(super) fn fill(parsed: &Parsed, faults: &mut [wire::Fault]) {
         found.sort_by_key(|(span, ..)| (span.line, span.column));
         let mut lines = Lines::new(document);
         for (span, hidden, fault) in found {
+            let hidden = hidden || parsed.hidden.contains(&(index, span.line));
             fault.location = Some(if hidden { lines.hidden(span) } else { lines.location(span) });
         }
         // Nothing should be left of this document; if it is, it goes without a place.
@@ -91,6 +92,7 @@ fn written<'n, 't>(at: &'n Node<'t>, key: &str) -> Option<&'n Entry<'t>> {
         "backoff_base" | "backoff_max" => &["backoff"],
         "config_json" => &["config"],
         "chain" => &["certificate"],
+        "api_keys_sha256" => &["api_keys"],
         _ => &[],
     };
     at.entry(short).or_else(|| also.iter().find_map(|key| at.entry(key)))

@@ -17,7 +17,8 @@ use super::{DEPTH_MAX, DOCUMENTS_MAX, EXPANSION_MAX, ITEM_VALUES_MAX, SKIPPED_MA
 use crate::report::shown;
 
 /// The sections of a document, and what their items are.
-pub(super) const SECTIONS: [&str; 6] = ["defaults", "certificates", "listeners", "backends", "plugins", "routes"];
+pub(super) const SECTIONS: [&str; 7] =
+    ["defaults", "certificates", "listeners", "backends", "consumers", "plugins", "routes"];
 
 fn section_kind(key: &str) -> Option<wire::Kind> {
     Some(match key {
@@ -25,6 +26,7 @@ fn section_kind(key: &str) -> Option<wire::Kind> {
         "certificates" => wire::Kind::Certificate,
         "listeners" => wire::Kind::Listener,
         "backends" => wire::Kind::Backend,
+        "consumers" => wire::Kind::Consumer,
         "plugins" => wire::Kind::Plugin,
         "routes" => wire::Kind::Route,
         _ => return None,

@@ -9,15 +9,16 @@ use super::emit::{Yaml, quoted};
 pub(super) fn document(resources: &[wire::Resource]) -> String {
     use wire::resource::Kind;
     let mut defaults = None;
-    let mut sections: [(&str, Vec<(&str, Yaml)>); 5] =
-        ["certificates", "listeners", "backends", "plugins", "routes"].map(|name| (name, Vec::new()));
+    let mut sections: [(&str, Vec<(&str, Yaml)>); 6] =
+        ["certificates", "listeners", "backends", "consumers", "plugins", "routes"].map(|name| (name, Vec::new()));
     for resource in resources {
         let (section, name, yaml) = match &resource.kind {
             Some(Kind::Certificate(item)) => (0, &item.name, certificate(item)),
             Some(Kind::Listener(item)) => (1, &item.name, listener(item)),
             Some(Kind::Backend(item)) => (2, &item.name, backend(item)),
-            Some(Kind::Plugin(item)) => (3, &item.name, plugin(item)),
-            Some(Kind::Route(item)) => (4, &item.name, route(item)),
+            Some(Kind::Consumer(item)) => (3, &item.name, consumer(item)),
+            Some(Kind::Plugin(item)) => (4, &item.name, plugin(item)),
+            Some(Kind::Route(item)) => (5, &item.name, route(item)),
             Some(Kind::Defaults(item)) => {
                 let plugins = Yaml::List(item.plugins.iter().map(|plugin| Yaml::text(plugin)).collect());
                 defaults = Some(Yaml::Map(vec![("plugins".to_owned(), plugins)]));
@@ -95,6 +96,39 @@ fn secret(secret: &wire::Secret) -> Yaml {
         // Whoever has the secret itself does not write it down.
         Some(Form::Clear(_) | Form::Sealed(_)) | None => single("sealed", "unknown"),
     }
+}
+
+fn consumer(consumer: &wire::Consumer) -> Yaml {
+    let mut fields = Fields::default();
+    fields.text("name", &consumer.name);
+    fields.texts("groups", &consumer.groups);
+    let keys = consumer.api_keys_sha256.iter().map(|hash| {
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        single("sha256", &hex)
+    });
+    let keys: Vec<_> = keys.collect();
+    fields.put("api_keys", (!keys.is_empty()).then_some(Yaml::List(keys)));
+    let mut credentials: Vec<_> = consumer.basic_auth.iter().map(basic_credential).collect();
+    let credentials = match credentials.len() {
+        0 => None,
+        1 => credentials.pop(),
+        _ => Some(Yaml::List(credentials)),
+    };
+    fields.put("basic_auth", credentials);
+    fields.map()
+}
+
+fn basic_credential(credential: &wire::BasicCredential) -> Yaml {
+    use wire::password::Form;
+    let mut fields = Fields::default();
+    fields.text("username", &credential.username);
+    let password = match credential.password.as_ref().and_then(|password| password.form.as_ref()) {
+        Some(Form::Hash(hash)) => single("hash", hash),
+        // Whoever has the password itself does not write it down.
+        Some(Form::Clear(_)) | None => single("hash", "unknown"),
+    };
+    fields.put("password", Some(password));
+    fields.map()
 }
 
 fn listener(listener: &wire::Listener) -> Yaml {

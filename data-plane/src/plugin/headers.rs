@@ -257,7 +257,7 @@ mod tests {
             "x-b": "[${request_id}] $$ $5 ${consumer}", "x-c": "${route} ${backend}"}},
             "response": {"add": {"x-d": "${consumer}@${route}", "x-e": "${request_id}"}}}"#;
         let mut rig = Rig::new("headers", config);
-        rig.facts.consumer = Some(Box::new(Consumer { name: "a\r\nx: y".into(), ..Consumer::default() }));
+        rig.facts.consumer = Some(Consumer { name: "a\r\nx: y".into(), ..Consumer::default() });
         assert!(rig.field("X_A", "forged").ask().await.is_none());
         let expected =
             ["x-a: GET http://a.example/api/users for 192.0.2.1", "x-b: [] $ $5 ax: y", "x-c: r 127.0.0.1:1"];

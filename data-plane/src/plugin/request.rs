@@ -1,12 +1,13 @@
 //! What plugins see of a request and of its answer, and what they say of it.
 
-use std::{fmt::Debug, net::IpAddr, rc::Rc};
+use std::{fmt::Debug, net::IpAddr, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::spec::Reason;
 use crate::{
+    consumer::Consumers,
     fields::Fields,
     snapshot::{Backend, Id, Rule},
     target::Target,
@@ -101,6 +102,8 @@ pub struct PluginRequest<'r> {
     pub backend: &'r Backend,
     /// The bytes of the body, if the head says how many; 0 for none.
     pub body_length: Option<u64>,
+    /// The consumers that there are, if a plugin of the chain asks for them.
+    pub consumers: Option<&'r Consumers>,
     /// Who serves.
     pub worker: &'r Worker,
     /// When the request's head was there.
@@ -113,7 +116,7 @@ pub struct PluginRequest<'r> {
 #[derive(Debug, Default)]
 pub struct Facts {
     /// Who asks, once an authentication plugin knows.
-    pub consumer: Option<Box<Consumer>>,
+    pub consumer: Option<Consumer>,
     /// The request's id; tokens of a header field only.
     pub request_id: Option<Box<str>>,
     /// What the upstream is asked for instead.
@@ -130,11 +133,11 @@ pub struct Facts {
 #[derive(Clone, Debug, Default)]
 pub struct Consumer {
     /// The consumer's name, or the subject of a token.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// Groups that it belongs to.
-    pub groups: Vec<Box<str>>,
-    /// What a token says of it; shared with whoever remembers the token.
-    pub claims: Rc<serde_json::Map<String, serde_json::Value>>,
+    pub groups: Arc<[Box<str>]>,
+    /// What a token says of it, if one does; shared with whoever remembers the token.
+    pub claims: Option<Rc<serde_json::Map<String, serde_json::Value>>>,
     /// The type of the plugin that established it.
     pub by: &'static str,
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
+    consumer::{self, Consumers, KeyHash, PasswordHash},
     crew::Crew,
     http1::{Version, head::RequestHead},
     listener::ListenerState,
@@ -33,6 +34,7 @@ pub struct Rig {
     pub body_length: Option<u64>,
     pub worker: Rc<Worker>,
     pub rule: Arc<Rule>,
+    consumers: Consumers,
     prefix: usize,
     peer: Peer,
 }
@@ -92,6 +94,7 @@ impl Rig {
             body_length: Some(0),
             worker: worker(),
             rule,
+            consumers: Consumers::default(),
             prefix: 4,
             peer: Peer::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), Rc::new(state), None),
         };
@@ -107,6 +110,32 @@ impl Rig {
         request.target.extend_from_slice(target.as_bytes());
         request.fields.append("Host", host.as_bytes());
         self.target.read(&request).expect("canonical");
+    }
+
+    /// With a consumer that has these groups and keys.
+    pub fn consumer(&mut self, name: &str, groups: &[&str], keys: &[&str]) -> &mut Self {
+        self.add(name, groups, keys, Box::default())
+    }
+
+    /// With a consumer that has this user name and password.
+    pub fn user(&mut self, name: &str, username: &str, password: &str) -> &mut Self {
+        let hash = PasswordHash::make(password.as_bytes(), [7; 16]).expect("a hash");
+        let hash = PasswordHash::parse(&hash).expect("valid");
+        self.add(name, &[], &[], [(username.into(), Arc::new(hash))].into())
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        groups: &[&str],
+        keys: &[&str],
+        passwords: Box<[(Arc<str>, Arc<PasswordHash>)]>,
+    ) -> &mut Self {
+        let keys = keys.iter().map(|key| KeyHash::of(key.as_bytes())).collect();
+        let groups = groups.iter().map(|&group| group.into()).collect();
+        let taken = self.consumers.insert(&Arc::new(consumer::Consumer { name: name.into(), groups, keys, passwords }));
+        assert_eq!(taken, []);
+        self
     }
 
     /// With one more field.
@@ -129,6 +158,7 @@ impl Rig {
             rule: &self.rule,
             backend: &self.rule.backends[0].backend,
             body_length: self.body_length,
+            consumers: Some(&self.consumers),
             worker: &self.worker,
             now: Instant::now(),
             facts: &mut self.facts,

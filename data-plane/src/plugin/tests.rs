@@ -114,11 +114,13 @@ async fn types_run_in_their_order_and_a_plugin_that_is_off_does_nothing() {
 /// Each page of the reference shows an example: it must be valid, as must be the rest of the table.
 #[test]
 fn the_tables_of_the_types_are_whole() {
-    let mut reasons = std::collections::BTreeSet::new();
+    let mut reasons = std::collections::BTreeMap::new();
     for spec in TYPES {
         assert!(spec.summary.ends_with('.') && !spec.example.is_empty(), "{}", spec.name);
         for reason in spec.reasons {
-            assert!(reasons.insert(reason.name), "two types have the reason {}", reason.name);
+            // What finds out who asks shares one.
+            let known = reasons.insert(reason.name, reason);
+            assert!(known.is_none_or(|known| std::ptr::eq(*known, *reason)), "two reasons are called {}", reason.name);
             assert!((400..600).contains(&reason.status), "{}", reason.name);
             let said = crate::error::ProxyError::Refused { reason, status: reason.status };
             assert_eq!((said.reason(), said.status()), (reason.name, reason.status));

@@ -207,6 +207,14 @@ fn parameter_holds(condition: &ValueCondition, query: &str) -> bool {
     any
 }
 
+/// Every value of a query parameter, decoded, up to so many bytes of each.
+pub(crate) fn query_values(query: &str, name: &str, bytes_max: usize) -> impl Iterator<Item = Vec<u8>> {
+    query.split('&').filter(|parameter| !parameter.is_empty()).filter_map(move |parameter| {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        is_encoding_of(key, name).then(|| decoded(value).take(bytes_max).collect())
+    })
+}
+
 fn is_encoded(text: &str) -> bool {
     memchr::memchr2(b'%', b'+', text.as_bytes()).is_some()
 }

@@ -1,13 +1,14 @@
 //! Wire -> [`Snapshot`]; the only file (with those below it) that reads route, backend, plugin and listener messages.
 //!
 //! The next snapshot starts as a clone of this one, which shares everything; the changes are then made to it in
-//! this order: certificates, plugins, listeners, backends, defaults, and routes, which link to the others. A changed
+//! this order: certificates, consumers, plugins, listeners, backends, defaults, and routes, which link to the others. A changed
 //! certificate, backend or plugin is put into what uses it and did not change. Whatever is wrong with one resource, the others are still read,
 //! so that one report has all faults; after a fault the half-made snapshot is dropped.
 
 mod backend;
 mod balancing;
 mod changes;
+mod consumer;
 mod guards;
 mod links;
 mod listener;
@@ -35,6 +36,7 @@ use self::{
 };
 use super::{Backend, CowMap, Snapshot, fault, fault::Faults};
 use crate::{
+    consumer::{CONSUMERS_MAX, Consumers},
     plugin::{Chains, Plugin},
     route::{Conflict, ConflictKind, Host, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX, Route},
     tls::{Certificate, Client, Tickets},
@@ -95,6 +97,7 @@ impl Snapshot {
         };
         let changes = Changes::sort(changes, &mut draft.faults);
         draft.change_certificates(&changes.certificates);
+        draft.change_consumers(&changes.consumers);
         draft.change_plugins(&changes.plugins);
         draft.change_listeners(&changes.listeners);
         draft.change_backends(&changes.backends);
@@ -279,6 +282,34 @@ impl<'a> Draft<'a> {
                 self.touched.backends.insert(&change.name, new);
             }
         }
+    }
+
+    fn change_consumers(&mut self, changes: &[&'a wire::Change]) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut consumers = Consumers::clone(&self.next.consumers);
+        // First all go that change, so that a key or a user name can move from one to another in one push.
+        for change in changes {
+            consumers.remove(&change.name);
+        }
+        for change in changes {
+            let Some(Some(wire::resource::Kind::Consumer(message))) = self.read(wire::Kind::Consumer, change) else {
+                continue;
+            };
+            let Some(consumer) = consumer::compile(&message, &mut self.faults).map(Arc::new) else { continue };
+            let taken = consumers.insert(&consumer);
+            consumer::report(&consumer, &taken, &mut self.faults);
+        }
+        if let Some(last) = changes.last()
+            && consumers.len() > CONSUMERS_MAX
+        {
+            self.faults.enter(wire::Kind::Consumer, &last.name);
+            let count = consumers.len();
+            let message = format_args!("there are {count} consumers; at most {CONSUMERS_MAX} are allowed");
+            self.faults.add(fault::OUT_OF_BOUNDS, "", message);
+        }
+        self.next.consumers = Arc::new(consumers);
     }
 
     fn change_defaults(&mut self, changes: &[&'a wire::Change]) {

@@ -55,6 +55,9 @@ pub const BAD_KEY: &str = "RG0221";
 /// Terms of TLS, or a protocol, that cannot be.
 pub const BAD_TLS: &str = "RG0222";
 
+/// A key or a user name that two consumers have.
+pub const SAME_CREDENTIAL: &str = "RG0230";
+
 /// A listener that cannot be bound.
 pub const CANNOT_BIND: &str = "RG0301";
 /// A push that came broken or out of order.

@@ -38,12 +38,34 @@ pub fn hash(purpose: &str, on: &HashOn, asker: Asker<'_>) -> Option<u64> {
 
 /// The first value of a cookie.
 pub fn cookie<'f>(fields: &'f Fields, name: &str) -> Option<&'f [u8]> {
+    cookies(fields, name).next()
+}
+
+/// Every value of a cookie.
+pub fn cookies<'f, 'n>(fields: &'f Fields, name: &'n str) -> impl Iterator<Item = &'f [u8]> + use<'f, 'n> {
     let crumbs = fields.get_all("cookie").flat_map(|line| line.split(|&byte| byte == b';'));
-    let mut pairs = crumbs.map(|crumb| {
-        let crumb = crumb.trim_ascii();
-        crumb.split_at(memchr::memchr(b'=', crumb).unwrap_or(crumb.len()))
-    });
-    pairs.find(|(key, _)| *key == name.as_bytes()).and_then(|(_, value)| value.get(1..))
+    crumbs.filter_map(move |crumb| of_crumb(crumb, name))
+}
+
+/// Takes a cookie out of every line that has it.
+pub fn remove_cookie(fields: &mut Fields, name: &str) {
+    let lines: Vec<Vec<u8>> = fields
+        .get_all("cookie")
+        .map(|line| {
+            let crumbs = line.split(|&byte| byte == b';');
+            let others = crumbs.filter(|crumb| of_crumb(crumb, name).is_none()).map(<[u8]>::trim_ascii);
+            others.collect::<Vec<_>>().join(&b"; "[..])
+        })
+        .collect();
+    fields.remove("cookie");
+    lines.iter().filter(|line| !line.is_empty()).for_each(|line| fields.append("Cookie", line));
+}
+
+/// The value of one part of the field, if it is of that cookie.
+fn of_crumb<'f>(crumb: &'f [u8], name: &str) -> Option<&'f [u8]> {
+    let crumb = crumb.trim_ascii();
+    let (key, value) = crumb.split_at(memchr::memchr(b'=', crumb)?);
+    (key == name.as_bytes()).then(|| &value[1..])
 }
 
 #[cfg(test)]

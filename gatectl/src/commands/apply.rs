@@ -112,6 +112,7 @@ fn wire_kind(kind: Kind) -> wire::Kind {
         Kind::Plugin => wire::Kind::Plugin,
         Kind::Listener => wire::Kind::Listener,
         Kind::Certificate => wire::Kind::Certificate,
+        Kind::Consumer => wire::Kind::Consumer,
         Kind::Defaults => wire::Kind::Defaults,
     }
 }

@@ -59,6 +59,7 @@ fn kinds(kind: KindOrAll) -> Vec<Kind> {
         KindOrAll::Plugins => vec![Kind::Plugin],
         KindOrAll::Listeners => vec![Kind::Listener],
         KindOrAll::Certificates => vec![Kind::Certificate],
+        KindOrAll::Consumers => vec![Kind::Consumer],
         KindOrAll::Defaults => vec![Kind::Defaults],
         KindOrAll::All => Vec::new(),
     }
@@ -88,7 +89,8 @@ fn tables(stored: &[wire::StoredResource], proxies: &[wire::Proxy], now_ms: u64,
     let mut plugins = Table::new(&["PLUGIN", "TYPE", "STATE", "OWNER", "REVISION"]);
     let mut defaults = Table::new(&["DEFAULTS", "PLUGINS", "OWNER", "REVISION"]);
     let mut routes = Table::new(&["ROUTE", "HOSTS", "MATCHES", "BACKENDS", "PLUGINS", "OWNER", "REVISION"]);
-    let mut used = [false; 6];
+    let mut consumers = Table::new(&["CONSUMER", "GROUPS", "API KEYS", "USER NAMES", "OWNER", "REVISION"]);
+    let mut used = [false; 7];
     for entry in stored {
         let (owner, revision) = (entry.owner.clone(), entry.revision.to_string());
         match entry.resource.as_ref().and_then(|resource| resource.kind.as_ref()) {
@@ -130,10 +132,17 @@ fn tables(stored: &[wire::StoredResource], proxies: &[wire::Proxy], now_ms: u64,
                 used[5] = true;
                 defaults.row([set.name.clone(), some_of(set.plugins.iter().cloned()), owner, revision]);
             }
+            Some(resource::Kind::Consumer(consumer)) => {
+                used[6] = true;
+                let groups = some_of(consumer.groups.iter().cloned());
+                let keys = consumer.api_keys_sha256.len().to_string();
+                let usernames = some_of(consumer.basic_auth.iter().map(|credential| credential.username.clone()));
+                consumers.row([consumer.name.clone(), groups, keys, usernames, owner, revision]);
+            }
             None => {}
         }
     }
-    let tables = [&listeners, &backends, &plugins, &routes, &certificates, &defaults].into_iter().zip(used);
+    let tables = [&listeners, &backends, &plugins, &routes, &certificates, &defaults, &consumers].into_iter().zip(used);
     let tables: Vec<String> = tables.filter(|(_, used)| *used).map(|(table, _)| table.render(paint)).collect();
     tables.join("\n")
 }

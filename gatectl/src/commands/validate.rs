@@ -39,11 +39,12 @@ pub(crate) fn refuse(screen: Screen, faults: &[wire::Fault]) -> Failure {
 /// "2 routes, 1 backend".
 pub(crate) fn contents(resources: &[wire::Resource]) -> String {
     let of = |kind| resources.iter().filter(|resource| resource.key().is_some_and(|key| key.0 == kind)).count();
-    let mut parts: Vec<String> = [Kind::Certificate, Kind::Listener, Kind::Backend, Kind::Plugin, Kind::Route]
-        .into_iter()
-        .filter(|kind| of(*kind) > 0)
-        .map(|kind| count(of(kind), kind.noun()))
-        .collect();
+    let mut parts: Vec<String> =
+        [Kind::Certificate, Kind::Listener, Kind::Backend, Kind::Consumer, Kind::Plugin, Kind::Route]
+            .into_iter()
+            .filter(|kind| of(*kind) > 0)
+            .map(|kind| count(of(kind), kind.noun()))
+            .collect();
     if of(Kind::Defaults) > 0 {
         parts.push("defaults".to_owned());
     }

@@ -1,9 +1,9 @@
 //! Certificates as their owner handles them: files in, days left out, and the key nowhere to be seen.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use crate::harness::{
-    Authority, Child, Client, Dev, Gateway, Tls, Witness, free_port, gatectl, gatectl_with_env, within,
+    Authority, Child, Client, Dev, Gateway, Tls, Witness, files_with, free_port, gatectl, gatectl_with_env, within,
 };
 
 const GATE: &str = "\
@@ -39,24 +39,6 @@ fn gate(gateway: &Gateway) -> u16 {
 /// The lines of a key that have the secret; after it comes the public half, which the certificate has too.
 fn lines(key: &str) -> Vec<String> {
     key.lines().filter(|line| !line.starts_with("-----")).take(2).map(str::to_owned).collect()
-}
-
-/// Every file below a folder that has one of the lines in it.
-fn files_with(folder: &Path, lines: &[String]) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            found.extend(files_with(&path, lines));
-            continue;
-        }
-        let bytes = fs::read(&path).expect("a file");
-        let has = |line: &String| bytes.windows(line.len()).any(|window| window == line.as_bytes());
-        if lines.iter().any(has) {
-            found.push(path.file_name().expect("a name").to_string_lossy().into_owned());
-        }
-    }
-    found
 }
 
 #[tokio::test]

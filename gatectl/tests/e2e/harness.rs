@@ -32,7 +32,7 @@ pub use self::{
     gateway::{Bearer, Builder, Gateway, hits},
     http::{AGREES, Client, HANDSHAKE, Head, Response, dechunk, header, raw},
     http2::{Answer, Asked, Http2, Peer, answered, body_of, pour, reply},
-    process::{Dev, Output, Process, gatectl, gatectl_with_env, masked},
+    process::{Dev, Output, Process, files_with, gatectl, gatectl_with_env, masked},
     tls::{Authority, Pair, Tls},
     wire::{End, Upstream, Wire},
     witness::{Reply, Seen, Witness, answer},

@@ -8,6 +8,7 @@ mod apply;
 mod balancing;
 mod certificates;
 mod connections;
+mod consumers;
 mod dev;
 mod discovery;
 mod docs;

@@ -424,7 +424,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read_back(resources in prop::collection::vec(resource(), 0..6)) {
         let mut resources = resources;
-        let mut keys = std::collections::HashSet::new();
+        let mut keys = HashSet::new();
         resources.retain(|resource| resource.key().is_some_and(|(kind, name)| keys.insert((kind, name.to_owned()))));
         let yaml = to_yaml(&resources);
         let parsed = parse(documents(&[&yaml]));

@@ -15,6 +15,7 @@ pub(super) struct Changes<'a> {
     pub certificates: Vec<&'a wire::Change>,
     pub listeners: Vec<&'a wire::Change>,
     pub backends: Vec<&'a wire::Change>,
+    pub consumers: Vec<&'a wire::Change>,
     pub plugins: Vec<&'a wire::Change>,
     pub defaults: Vec<&'a wire::Change>,
     pub routes: Vec<&'a wire::Change>,
@@ -28,6 +29,7 @@ impl<'a> Changes<'a> {
                 wire::Kind::Certificate => sorted.certificates.push(change),
                 wire::Kind::Listener => sorted.listeners.push(change),
                 wire::Kind::Backend => sorted.backends.push(change),
+                wire::Kind::Consumer => sorted.consumers.push(change),
                 wire::Kind::Plugin => sorted.plugins.push(change),
                 wire::Kind::Route => sorted.routes.push(change),
                 wire::Kind::Defaults => sorted.defaults.push(change),
@@ -38,8 +40,8 @@ impl<'a> Changes<'a> {
                 }
             }
         }
-        let Self { certificates, listeners, backends, plugins, defaults, routes } = &mut sorted;
-        for list in [certificates, listeners, backends, plugins, defaults, routes] {
+        let Self { certificates, listeners, backends, consumers, plugins, defaults, routes } = &mut sorted;
+        for list in [certificates, listeners, backends, consumers, plugins, defaults, routes] {
             list.sort_by(|left, right| left.name.cmp(&right.name));
             // Of equal names the sort kept the order: the last one stays.
             list.dedup_by(|later, earlier| {

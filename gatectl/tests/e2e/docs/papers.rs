@@ -16,7 +16,7 @@ use super::{found, names, read, root, rows, sources};
 use crate::harness::gatectl;
 
 /// A field that nothing has, in each kind of mapping: the hint of the fault names those that it has.
-const MAPPINGS: [(&str, &str); 27] = [
+const MAPPINGS: [(&str, &str); 31] = [
     ("Document", "zzzzzz: 1"),
     ("Defaults", "defaults: {zzzzzz: 1}"),
     ("Certificate", "certificates: [{zzzzzz: 1}]"),
@@ -35,6 +35,10 @@ const MAPPINGS: [(&str, &str); 27] = [
     ("limits", "backends: [{name: b, endpoints: [u], limits: {zzzzzz: 1}}]"),
     ("retry_budget", "backends: [{name: b, endpoints: [u], retry_budget: {zzzzzz: 1}}]"),
     ("backoff", "routes: [{backend: b, retry: {backoff: {zzzzzz: 1}}}]"),
+    ("Consumer", "consumers: [{zzzzzz: 1}]"),
+    ("API key", "consumers: [{name: c, api_keys: [{zzzzzz: 1}]}]"),
+    ("User name", "consumers: [{name: c, basic_auth: {zzzzzz: 1}}]"),
+    ("Password", "consumers: [{name: c, basic_auth: {username: u, password: {zzzzzz: 1}}}]"),
     ("Plugin", "plugins: [{zzzzzz: 1}]"),
     ("Route", "routes: [{zzzzzz: 1}]"),
     ("Rule", "routes: [{rules: [{zzzzzz: 1}]}]"),

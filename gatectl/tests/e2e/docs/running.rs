@@ -39,11 +39,13 @@ fn check_metrics(heading: &str, text: &str) {
 
 #[tokio::test]
 async fn every_metric_and_every_field_of_the_access_log_is_documented() {
+    const KEY: &str = "0123456789abcdef-key";
     let service = Witness::saying("here").await;
     let manifest = format!(
-        "plugins: [{{name: ids, type: request_id}}, {{name: closed, type: respond}}]\n\
+        "consumers: [{{name: c, api_keys: [{KEY}]}}]\n\
+         plugins: [{{name: ids, type: request_id}}, {{name: keys, type: api_key}}, {{name: closed, type: respond}}]\n\
          routes: [{{name: a, path: /a, backend: \"{0}\"}}, \
-         {{name: closed, path: /closed, backend: \"{0}\", plugins: [ids, closed]}}]",
+         {{name: closed, path: /closed, backend: \"{0}\", plugins: [ids, keys, closed]}}]",
         service.url()
     );
     let gateway = Gateway::builder().manifest(&manifest).start().await;
@@ -58,7 +60,7 @@ async fn every_metric_and_every_field_of_the_access_log_is_documented() {
 
     let mut client = Client::connect(listen).await;
     assert_eq!((client.get("/a").await.status, client.get("/none").await.status), (200, 404));
-    assert_eq!(client.get("/closed").await.status, 200);
+    assert_eq!(client.get_with("/closed", &[("x-api-key", KEY)]).await.status, 200);
     check_metrics("Data plane", &Client::connect(admin).await.get("/metrics").await.text());
     let http = gateway.control_plane_http_addr();
     check_metrics("Control plane", &Client::connect(http).await.get("/metrics").await.text());

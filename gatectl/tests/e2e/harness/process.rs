@@ -225,3 +225,21 @@ fn masks_hide_what_differs_and_nothing_else() {
     let text = "at http://127.0.0.1:4711   3m ago  12 ms  /tmp/x/a.yaml 13   \n";
     assert_eq!(masked(text, Path::new("/tmp/x")), "at http://127.0.0.1:PORT  WHEN  N ms  FOLDER/a.yaml 13\n");
 }
+
+/// Every file below a folder that has one of the lines in it.
+pub fn files_with(folder: &Path, lines: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files_with(&path, lines));
+            continue;
+        }
+        let bytes = std::fs::read(&path).expect("a file");
+        let has = |line: &String| bytes.windows(line.len()).any(|window| window == line.as_bytes());
+        if lines.iter().any(has) {
+            found.push(path.file_name().expect("a name").to_string_lossy().into_owned());
+        }
+    }
+    found
+}
