@@ -86,7 +86,8 @@ pub fn status(error: ProxyError) -> Status {
     }
     match error.status() {
         408 | 504 => Status::DeadlineExceeded,
-        413 | 414 | 431 => Status::ResourceExhausted,
+        // The gateway's own; that of a backend says nothing certain.
+        413 | 414 | 429 | 431 => Status::ResourceExhausted,
         404 | 405 | 421 | 501 => Status::Unimplemented,
         other => of_http(other),
     }

@@ -7,7 +7,7 @@ mod per_ip;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-pub use self::per_ip::PerIp;
+pub use self::per_ip::{PerIp, network};
 use crate::{
     http1::head::TARGET_BYTES_MAX,
     http2::{

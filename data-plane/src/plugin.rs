@@ -15,6 +15,7 @@ mod cors;
 mod fault;
 mod headers;
 mod ip_filter;
+mod rate_limit;
 mod redirect;
 mod request;
 mod request_id;
@@ -40,7 +41,7 @@ use crate::{
 ///
 /// What names a request comes first, then what refuses it without knowing who asks, what answers without an upstream being
 /// asked for (a preflight, a redirect), who asks, what that one may do and how often, and last what changes the request.
-pub static TYPES: [&Spec; 13] = [
+pub static TYPES: [&Spec; 14] = [
     &request_id::SPEC,
     &ip_filter::SPEC,
     &cors::SPEC,
@@ -50,6 +51,7 @@ pub static TYPES: [&Spec; 13] = [
     &api_key::SPEC,
     &basic_auth::SPEC,
     &acl::SPEC,
+    &rate_limit::SPEC,
     &concurrency_limit::SPEC,
     &headers::SPEC,
     &rewrite::SPEC,
@@ -94,6 +96,7 @@ enum Kind {
     ApiKey(api_key::ApiKey),
     BasicAuth(basic_auth::BasicAuth),
     Acl(acl::Acl),
+    RateLimit(Box<rate_limit::RateLimit>),
     ConcurrencyLimit(concurrency_limit::ConcurrencyLimit),
     Headers(Box<headers::Headers>),
     Rewrite(rewrite::Rewrite),
@@ -133,6 +136,11 @@ impl Plugin {
             "api_key" => read(plugin, spec, &mut faults, api_key::compile).map(Kind::ApiKey),
             "basic_auth" => read(plugin, spec, &mut faults, basic_auth::compile).map(Kind::BasicAuth),
             "acl" => read(plugin, spec, &mut faults, acl::compile).map(Kind::Acl),
+            "rate_limit" => {
+                let compile =
+                    |config: &Config<'_>, faults: &mut Faults| rate_limit::compile(config, &plugin.name, faults);
+                read(plugin, spec, &mut faults, compile).map(|limit| Kind::RateLimit(Box::new(limit)))
+            }
             "concurrency_limit" => {
                 read(plugin, spec, &mut faults, concurrency_limit::compile).map(Kind::ConcurrencyLimit)
             }
@@ -170,6 +178,7 @@ impl Plugin {
             Kind::ApiKey(plugin) => plugin.on_request(request),
             Kind::BasicAuth(plugin) => Box::pin(plugin.on_request(request)).await,
             Kind::Acl(plugin) => plugin.on_request(request),
+            Kind::RateLimit(plugin) => plugin.on_request(self.identity, request),
             Kind::ConcurrencyLimit(plugin) => plugin.on_request(self.identity.id, request),
             Kind::Headers(plugin) => plugin.on_request(request),
             Kind::Rewrite(plugin) => plugin.on_request(request),
@@ -218,7 +227,7 @@ fn read<T>(
     plugin: &wire::Plugin,
     spec: &'static Spec,
     faults: &mut Faults,
-    compile: fn(&Config<'_>, &mut Faults) -> T,
+    compile: impl FnOnce(&Config<'_>, &mut Faults) -> T,
 ) -> Option<T> {
     if plugin.secrets.len() > SECRETS_MAX {
         let message = format_args!("there are more than {SECRETS_MAX} secrets");

@@ -29,6 +29,7 @@ mod limits;
 mod listeners;
 mod plugins;
 mod quick_start;
+mod rate_limit;
 mod resilience;
 mod restart;
 mod retries;

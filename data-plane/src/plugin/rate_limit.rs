@@ -1,0 +1,373 @@
+//! `rate_limit`: bounds how many requests come in a time, by GCRA.
+//!
+//! A key has for each window one number, the time at which its whole burst would be there again (TAT in the literature). A
+//! request moves it on by the time that one request is worth, unless that brings it further than a whole burst from
+//! now. So a key that is not in use needs no memory, and nothing has to be filled up by a timer.
+
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, sync::Arc};
+
+use self::table::Table;
+use super::{
+    Flow, PluginRequest, Reason, Refusal, Spec,
+    config::Config,
+    request::Identity,
+    spec::{Key, Kind},
+};
+use crate::{
+    duration,
+    fields::Fields,
+    limit::network,
+    snapshot::{Id, fault::Faults},
+};
+
+/// The most windows of a plugin.
+const WINDOWS_MAX: usize = 4;
+
+/// The most parts of a key.
+const PARTS_MAX: usize = 8;
+
+/// The most requests of a window, and of a burst.
+const REQUESTS_MAX: u64 = 1_000_000;
+
+/// The longest window.
+const PER_MAX_MS: u64 = 30 * 24 * 3_600_000;
+
+/// The longest time in which a burst may fill up: a year.
+const SPAN_MAX_NS: u64 = 366 * 24 * 3_600 * NS;
+
+/// Nanoseconds of a second.
+const NS: u64 = 1_000_000_000;
+
+const REQUESTS: Kind = Kind::Integer { min: 1, max: REQUESTS_MAX };
+const PER: Kind = Kind::Duration { min: 1000, max: PER_MAX_MS };
+const BURST: Key =
+    Key::new("burst", REQUESTS, "as `requests`", "How many may come at once; then one each `per` ÷ `requests`");
+
+static WINDOW: [Key; 3] =
+    [Key::required("requests", REQUESTS, "How many requests"), Key::required("per", PER, "In which time"), BURST];
+
+static NAMED: [Key; 2] = [
+    Key::new("header", Kind::AnyFieldName, "", "The value of a header; for those that somebody vouches for"),
+    Key::new("claim", Kind::Text { max: 256 }, "", "A claim of the token that an authentication plugin has checked"),
+];
+
+const WORDS: Kind = Kind::Word(&["client_ip", "consumer", "route", "plugin"]);
+
+static PART: Kind = Kind::Either(&[WORDS, Kind::Object(&NAMED)]);
+
+pub(super) static LIMITED: Reason = Reason {
+    name: "rate_limited",
+    status: 429,
+    detail: "too many requests in too short a time",
+    when: "The key has used up one of its windows; `Retry-After` says when there is room again",
+};
+
+pub(super) static SPEC: Spec = Spec {
+    name: "rate_limit",
+    summary: "Bounds how many requests come in a time.",
+    details: "Each key may send `burst` requests at once; what it has used comes back one by one, evenly, `requests` in each `per` (GCRA, \
+a token bucket). So of 100 requests per minute, exactly 100 of a burst pass, then one more each 600 ms. With several \
+windows a request passes if every one of them has room, and one that is refused takes from none.\n\n\
+Requests are counted exactly over all workers of a proxy; several proxies count each for themselves. All places \
+that name the plugin share its counts, unless `route` is in the key. A push leaves them alone, one that changes the plugin \
+too: who had used half of the old limit has used half of the new one. Other windows or another key begin anew.\n\n\
+A key that has nothing to wait for is forgotten. If more than `max_keys` are in use, those go first that would have had their \
+whole burst again soonest, so that who is at the limit stays there.\n\n\
+Answers have `RateLimit-Policy` (`q`: the burst, `w`: the seconds in which it fills up) and `RateLimit` (`r`: requests that \
+may come now, `t`: seconds until there is one more), as draft-ietf-httpapi-ratelimit-headers-11 has them; refusals \
+`Retry-After`. What a backend says in these headers is replaced.",
+    keys: &[
+        Key::new("requests", REQUESTS, "", "How many requests; with `per`, if there are no `windows`"),
+        Key::new("per", PER, "", "In which time"),
+        BURST,
+        Key::new("windows", Kind::List(&Kind::Object(&WINDOW), WINDOWS_MAX), "", "Several of these at once"),
+        Key::new(
+            "key",
+            Kind::Either(&[WORDS, Kind::Object(&NAMED), Kind::List(&PART, PARTS_MAX)]),
+            "client_ip",
+            "Who is counted: the client's address (/64 of IPv6, as trusted proxies tell it), the consumer, the route, all \
+together (`plugin`), `{header: NAME}`, `{claim: NAME}`, or a list of these; in the place of what a request does not have, \
+its client's address counts",
+        ),
+        Key::new("max_keys", Kind::Integer { min: 1000, max: 1_000_000 }, "100,000", "Keys that are counted at a time"),
+        Key::new("headers", Kind::Bool, "true", "Whether answers have `RateLimit` and `RateLimit-Policy`"),
+        Key::new(
+            "legacy_headers",
+            Kind::Bool,
+            "false",
+            "Whether answers have `X-RateLimit-Limit`, `-Remaining` and `-Reset` (seconds until the whole burst is there), of the \
+window with the least left",
+        ),
+    ],
+    example: "windows: [{requests: 10, per: 1s}, {requests: 1000, per: 1h}]\nkey: [client_ip, {header: x-tenant}]",
+    reasons: &[&LIMITED],
+};
+
+#[derive(Debug)]
+pub(super) struct RateLimit {
+    windows: Windows,
+    key: Vec<Part>,
+    /// Of the key and the times of the windows: counts of other forms are other counts.
+    form: Id,
+    keys_max: usize,
+    /// `RateLimit-Policy`, if it is said.
+    policy: Option<String>,
+    legacy: bool,
+}
+
+/// Sorted by their time.
+type Windows = Vec<Window>;
+
+#[derive(Debug)]
+struct Window {
+    /// As `RateLimit` calls it.
+    name: String,
+    /// The most requests at once.
+    burst: u64,
+    /// What a request is worth, in nanoseconds.
+    interval: u64,
+    /// What a burst is worth, in nanoseconds.
+    span: u64,
+}
+
+/// What a key may be made of.
+#[derive(Debug)]
+enum Part {
+    ClientIp,
+    Consumer,
+    Route,
+    Plugin,
+    Header(Box<str>),
+    Claim(Box<str>),
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Verdict {
+    allowed: bool,
+    /// For each window, how long it takes until the key's whole burst is there again, in nanoseconds.
+    used: [u64; WINDOWS_MAX],
+}
+
+pub(super) fn compile(config: &Config<'_>, name: &str, faults: &mut Faults) -> RateLimit {
+    let windows = windows(config, name, faults);
+    let key = match config.get("key") {
+        None => vec![Part::ClientIp],
+        Some(serde_json::Value::Array(parts)) => parts.iter().filter_map(part).collect(),
+        Some(value) => part(value).into_iter().collect(),
+    };
+    let wanted = config.get("key").map_or(1, |value| value.as_array().map_or(1, Vec::len));
+    if key.len() != wanted || key.is_empty() {
+        let hint = "give a word, {header: NAME}, {claim: NAME}, or a list of these";
+        config.fault("key", "this is no key, or one with a part that is none", hint, faults);
+    }
+    let spans: Vec<u64> = windows.iter().map(|(per, _)| *per).collect();
+    let form = Id::of("rate limit", &format!("{key:?}{spans:?}"));
+    let windows: Windows = windows.into_iter().map(|(_, window)| window).collect();
+    let policy =
+        |window: &Window| format!("{};q={};w={}", quoted(&window.name), window.burst, window.span.div_ceil(NS));
+    RateLimit {
+        policy: config.bool("headers").then(|| windows.iter().map(policy).collect::<Vec<_>>().join(", ")),
+        windows,
+        key,
+        form,
+        keys_max: config.integer("max_keys").and_then(|keys| usize::try_from(keys).ok()).unwrap_or(usize::MAX),
+        legacy: config.bool("legacy_headers"),
+    }
+}
+
+/// By their time in milliseconds, sorted.
+fn windows(config: &Config<'_>, name: &str, faults: &mut Faults) -> Vec<(u64, Window)> {
+    let list = config.children("windows");
+    let single = ["requests", "per", "burst"].into_iter().find(|key| config.has(key));
+    if let Some(key) = single.filter(|_| config.has("windows")) {
+        config.fault(key, "there are \"windows\" too", "put it into one of them", faults);
+        return Vec::new();
+    }
+    let configs = match single {
+        Some(_) if !(config.has("requests") && config.has("per")) => {
+            config.fault_here("a limit has \"requests\" and \"per\"", "as in {requests: 100, per: 1m}", faults);
+            return Vec::new();
+        }
+        Some(_) => vec![config.clone()],
+        None if list.is_empty() => {
+            let hint = "as in {requests: 100, per: 1m}";
+            config.fault_here("there are neither \"requests\" and \"per\" nor \"windows\"", hint, faults);
+            return Vec::new();
+        }
+        None => list.into_iter().map(|(_, config)| config).collect(),
+    };
+    let several = configs.len() > 1;
+    let mut windows: Vec<(u64, Window)> = Vec::new();
+    for config in configs {
+        // What has no right shape was told of.
+        let (Some(requests), Some(per)) = (config.integer("requests"), config.duration("per")) else { continue };
+        let per = u64::try_from(per.as_millis()).unwrap_or(PER_MAX_MS).min(PER_MAX_MS);
+        let requests = requests.clamp(1, REQUESTS_MAX);
+        let burst = config.integer("burst").unwrap_or(requests).clamp(1, REQUESTS_MAX);
+        let interval = (per * 1_000_000).div_ceil(requests);
+        let span = interval.saturating_mul(burst);
+        if span > SPAN_MAX_NS {
+            config.fault("burst", "such a burst takes more than a year to fill up", "make it smaller", faults);
+        }
+        if windows.iter().any(|(other, _)| *other == per) {
+            let message = format_args!("there is another window of {}", duration::write(per));
+            config.fault("per", message, "one of them never has an effect: leave it out", faults);
+        }
+        let name = if several { format!("{name}-{}", duration::write(per)) } else { name.to_owned() };
+        windows.push((per, Window { name, burst, interval, span: span.min(SPAN_MAX_NS) }));
+    }
+    windows.sort_by_key(|(per, _)| *per);
+    windows.truncate(WINDOWS_MAX);
+    windows
+}
+
+fn part(value: &serde_json::Value) -> Option<Part> {
+    if let Some(map) = value.as_object() {
+        let mut entries = map.iter();
+        let (name, value) = entries.next().filter(|_| map.len() == 1)?;
+        let text = value.as_str()?;
+        return match name.as_str() {
+            "header" => Some(Part::Header(text.to_ascii_lowercase().into())),
+            "claim" => Some(Part::Claim(text.into())),
+            _ => None,
+        };
+    }
+    Some(match value.as_str()? {
+        "client_ip" => Part::ClientIp,
+        "consumer" => Part::Consumer,
+        "route" => Part::Route,
+        "plugin" => Part::Plugin,
+        _ => return None,
+    })
+}
+
+/// As a String of structured fields (RFC 9651 section 3.3.3).
+fn quoted(text: &str) -> String {
+    let plain: String = text.chars().map(|char| if (' '..='~').contains(&char) { char } else { '?' }).collect();
+    format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+impl RateLimit {
+    pub fn on_request(&self, identity: Identity, request: &mut PluginRequest<'_>) -> Flow {
+        let verdict = self.count(identity, request);
+        self.conclude(verdict, request)
+    }
+
+    /// Counts the request in this proxy's own table.
+    fn count(&self, identity: Identity, request: &PluginRequest<'_>) -> Verdict {
+        let make = |shared: &crate::live::States| shared.get_or(identity.id, Table::default);
+        let table: &Arc<Table> = &request.worker.states.own(identity.id, request.now, make);
+        let key = table.key(|write| self.feed(request, write));
+        table.take(key, &self.windows, request.now, self.keys_max)
+    }
+
+    /// Writes what tells the request's key from all others of the plugin.
+    fn feed(&self, request: &PluginRequest<'_>, write: &mut dyn FnMut(&[u8])) {
+        write(&self.form.0.to_le_bytes());
+        for part in &self.key {
+            let text;
+            let known: Option<&[u8]> = match part {
+                Part::ClientIp => None,
+                Part::Plugin => Some(b""),
+                Part::Route => Some(request.rule.route.as_bytes()),
+                Part::Consumer => request.facts.consumer.as_ref().map(|consumer| consumer.name.as_bytes()),
+                Part::Header(name) => request.fields.get(name),
+                Part::Claim(name) => {
+                    let consumer = request.facts.consumer.as_ref();
+                    match consumer.and_then(|consumer| consumer.claims.as_ref()?.get(&**name)) {
+                        None | Some(serde_json::Value::Null) => None,
+                        Some(serde_json::Value::String(text)) => Some(text.as_bytes()),
+                        Some(value) => {
+                            text = value.to_string();
+                            Some(text.as_bytes())
+                        }
+                    }
+                }
+            };
+            // With its kind and length, so that no two lists of parts read alike.
+            match (known, network(request.client)) {
+                (Some(bytes), _) => {
+                    write(&[1]);
+                    write(&(bytes.len() as u64).to_le_bytes());
+                    write(bytes);
+                }
+                (None, IpAddr::V4(address)) => {
+                    write(&[4]);
+                    write(&address.octets());
+                }
+                (None, IpAddr::V6(address)) => {
+                    write(&[6]);
+                    write(&address.octets());
+                }
+            }
+        }
+    }
+
+    fn conclude(&self, verdict: Verdict, request: &mut PluginRequest<'_>) -> Flow {
+        let answer = &mut request.facts.answer;
+        if let Some(policy) = &self.policy {
+            // Behind those of other plugins.
+            answer.append("RateLimit-Policy", policy.as_bytes());
+            answer.append("RateLimit", self.state(&verdict).as_bytes());
+        }
+        if self.legacy {
+            self.tell_legacy(&verdict, answer);
+        }
+        if verdict.allowed {
+            return Flow::Continue;
+        }
+        let waits = self.windows.iter().zip(verdict.used).map(|(window, used)| window.wait(used, 1));
+        let wait = waits.max().unwrap_or_default();
+        Refusal::new(&LIMITED).field("Retry-After", itoa::Buffer::new().format(seconds(wait)).as_bytes()).into()
+    }
+
+    /// The value of `RateLimit`.
+    fn state(&self, verdict: &Verdict) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::with_capacity(48);
+        for (window, used) in self.windows.iter().zip(verdict.used) {
+            let separator = if text.is_empty() { "" } else { ", " };
+            let left = window.left(used);
+            let _ = write!(text, "{separator}{};r={left}", quoted(&window.name));
+            if left < window.burst {
+                let _ = write!(text, ";t={}", seconds(window.wait(used, left + 1)));
+            }
+        }
+        text
+    }
+
+    fn tell_legacy(&self, verdict: &Verdict, answer: &mut Fields) {
+        let windows = self.windows.iter().zip(verdict.used);
+        let Some((window, used)) = windows.min_by_key(|(window, used)| window.left(*used)) else { return };
+        for (name, number) in [
+            ("X-RateLimit-Limit", window.burst),
+            ("X-RateLimit-Remaining", window.left(used)),
+            ("X-RateLimit-Reset", used.div_ceil(NS)),
+        ] {
+            answer.set(name, itoa::Buffer::new().format(number).as_bytes());
+        }
+    }
+}
+
+impl Window {
+    /// Requests that may come at once when so much of the span is used.
+    fn left(&self, used: u64) -> u64 {
+        self.span.saturating_sub(used) / self.interval
+    }
+
+    /// How long until so many may, in nanoseconds.
+    fn wait(&self, used: u64, requests: u64) -> u64 {
+        (used + self.interval * requests).saturating_sub(self.span)
+    }
+}
+
+/// Whole seconds after which a wait is over for certain; at least one.
+fn seconds(wait: u64) -> u64 {
+    wait.div_ceil(NS).max(1)
+}
