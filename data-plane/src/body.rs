@@ -30,8 +30,10 @@ pub enum Source<'a> {
         /// The present body's framing.
         reader: BodyReader,
     },
-    /// A stream of an HTTP/2 connection.
-    Http2(http2::Receiver),
+    /// A stream that a client opened, by HTTP/2.
+    ClientStream(http2::stream::Incoming),
+    /// A stream to an upstream.
+    UpstreamStream(http2::Receiver),
 }
 
 /// Where a message goes.
@@ -39,8 +41,10 @@ pub enum Source<'a> {
 pub enum Sink<'a> {
     /// A connection's bytes.
     Http1(Output<'a>),
-    /// A stream of an HTTP/2 connection.
-    Http2(http2::Sender<'a>),
+    /// A stream that a client opened, by HTTP/2.
+    ClientStream(http2::stream::Answer<'a>),
+    /// A stream to an upstream.
+    UpstreamStream(http2::Sender<'a>),
 }
 
 impl<'a> Source<'a> {
@@ -55,7 +59,7 @@ impl Source<'_> {
     pub fn begin(&mut self, framing: Framing) {
         match self {
             Self::Http1 { reader, .. } => *reader = BodyReader::new(framing),
-            Self::Http2(_) => {}
+            Self::ClientStream(_) | Self::UpstreamStream(_) => {}
         }
     }
 
@@ -66,7 +70,8 @@ impl Source<'_> {
     pub fn next(&mut self) -> Result<Piece, BodyError> {
         match self {
             Self::Http1 { input, reader } => reader.next(input.buffer),
-            Self::Http2(receiver) => Ok(receiver.next()),
+            Self::ClientStream(receiver) => Ok(receiver.next()),
+            Self::UpstreamStream(receiver) => Ok(receiver.next()),
         }
     }
 
@@ -74,7 +79,8 @@ impl Source<'_> {
     pub fn bytes(&self, length: usize) -> &[u8] {
         match self {
             Self::Http1 { input, .. } => &input.buffer[..length],
-            Self::Http2(receiver) => receiver.bytes(length),
+            Self::ClientStream(receiver) => receiver.bytes(length),
+            Self::UpstreamStream(receiver) => receiver.bytes(length),
         }
     }
 
@@ -82,7 +88,8 @@ impl Source<'_> {
     pub fn took(&mut self, length: usize) {
         match self {
             Self::Http1 { input, reader } => reader.took(input.buffer, length),
-            Self::Http2(receiver) => drop(receiver.take(length)),
+            Self::ClientStream(receiver) => drop(receiver.take(length)),
+            Self::UpstreamStream(receiver) => drop(receiver.take(length)),
         }
     }
 
@@ -90,7 +97,8 @@ impl Source<'_> {
     pub fn take(&mut self, length: usize) -> Bytes {
         match self {
             Self::Http1 { input, reader } => reader.take(input.buffer, length),
-            Self::Http2(receiver) => receiver.take(length),
+            Self::ClientStream(receiver) => receiver.take(length),
+            Self::UpstreamStream(receiver) => receiver.take(length),
         }
     }
 
@@ -101,7 +109,8 @@ impl Source<'_> {
     pub async fn fill(&mut self) -> io::Result<usize> {
         match self {
             Self::Http1 { input, .. } => input.fill_bulk().await,
-            Self::Http2(receiver) => receiver.fill().await,
+            Self::ClientStream(receiver) => receiver.fill().await,
+            Self::UpstreamStream(receiver) => receiver.fill().await,
         }
     }
 
@@ -112,7 +121,8 @@ impl Source<'_> {
     pub async fn fill_little(&mut self) -> io::Result<usize> {
         match self {
             Self::Http1 { input, .. } => input.fill().await,
-            Self::Http2(receiver) => receiver.fill().await,
+            Self::ClientStream(receiver) => receiver.fill().await,
+            Self::UpstreamStream(receiver) => receiver.fill().await,
         }
     }
 
@@ -135,7 +145,7 @@ impl Source<'_> {
     pub fn closed(&mut self) -> Result<(), BodyError> {
         match self {
             Self::Http1 { reader, .. } => reader.closed(),
-            Self::Http2(_) => Err(BodyError::CutShort),
+            Self::ClientStream(_) | Self::UpstreamStream(_) => Err(BodyError::CutShort),
         }
     }
 
@@ -143,7 +153,8 @@ impl Source<'_> {
     pub fn trailers_mut(&mut self) -> &mut Fields {
         match self {
             Self::Http1 { reader, .. } => &mut reader.trailers,
-            Self::Http2(receiver) => receiver.trailers_mut(),
+            Self::ClientStream(receiver) => receiver.trailers_mut(),
+            Self::UpstreamStream(receiver) => receiver.trailers_mut(),
         }
     }
 
@@ -151,7 +162,8 @@ impl Source<'_> {
     pub fn trailers(&self) -> &Fields {
         match self {
             Self::Http1 { reader, .. } => &reader.trailers,
-            Self::Http2(receiver) => receiver.trailers(),
+            Self::ClientStream(receiver) => receiver.trailers(),
+            Self::UpstreamStream(receiver) => receiver.trailers(),
         }
     }
 
@@ -159,7 +171,8 @@ impl Source<'_> {
     pub fn is_done(&self) -> bool {
         match self {
             Self::Http1 { reader, .. } => reader.is_done(),
-            Self::Http2(receiver) => receiver.is_done(),
+            Self::ClientStream(receiver) => receiver.is_done(),
+            Self::UpstreamStream(receiver) => receiver.is_done(),
         }
     }
 
@@ -167,7 +180,8 @@ impl Source<'_> {
     pub fn known_rest(&self) -> Option<u64> {
         match self {
             Self::Http1 { reader, .. } => reader.known_rest(),
-            Self::Http2(receiver) => receiver.known_rest(),
+            Self::ClientStream(receiver) => receiver.known_rest(),
+            Self::UpstreamStream(receiver) => receiver.known_rest(),
         }
     }
 }
@@ -177,7 +191,8 @@ impl Sink<'_> {
     pub fn has_room(&self) -> bool {
         match self {
             Self::Http1(_) => true,
-            Self::Http2(sender) => sender.has_room(),
+            Self::ClientStream(sender) => sender.has_room(),
+            Self::UpstreamStream(sender) => sender.has_room(),
         }
     }
 
@@ -209,13 +224,15 @@ impl Sink<'_> {
                 out.extend_from_slice(b"\r\n");
                 Ok(())
             }
-            Self::Http2(sender) => {
+            Self::ClientStream(answer) => {
                 let length = match reply.framing {
                     Framing::Length(length) => Some(length),
                     _ => None,
                 };
-                sender.head(status, fields, length, end)
+                answer.head(status, fields, length, end)
             }
+            // Nobody answers an upstream.
+            Self::UpstreamStream(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -239,7 +256,8 @@ impl Sink<'_> {
                 source.took(length);
                 Ok(())
             }
-            Self::Http2(sender) => sender.piece(source, length, taken).await,
+            Self::ClientStream(sender) => sender.piece(source, length, taken).await,
+            Self::UpstreamStream(sender) => sender.piece(source, length, taken).await,
         }
     }
 
@@ -250,7 +268,8 @@ impl Sink<'_> {
     pub async fn copy(&mut self, framing: Framing, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Http1(output) => output.piece(framing, bytes).await,
-            Self::Http2(sender) => sender.data(Bytes::copy_from_slice(bytes)).await,
+            Self::ClientStream(answer) => answer.data(bytes).await,
+            Self::UpstreamStream(sender) => sender.data(Bytes::copy_from_slice(bytes)).await,
         }
     }
 
@@ -264,7 +283,8 @@ impl Sink<'_> {
                 output.end(framing, trailers);
                 Ok(())
             }
-            Self::Http2(sender) => sender.end(trailers),
+            Self::ClientStream(sender) => sender.end(trailers),
+            Self::UpstreamStream(sender) => sender.end(trailers),
         }
     }
 
@@ -275,7 +295,7 @@ impl Sink<'_> {
     pub async fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(output) => output.flush().await,
-            Self::Http2(_) => Ok(()),
+            Self::ClientStream(_) | Self::UpstreamStream(_) => Ok(()),
         }
     }
 
@@ -290,7 +310,7 @@ impl Sink<'_> {
     pub fn holds_some(&self) -> bool {
         match self {
             Self::Http1(output) => !output.buffer.is_empty(),
-            Self::Http2(_) => false,
+            Self::ClientStream(_) | Self::UpstreamStream(_) => false,
         }
     }
 
@@ -301,7 +321,8 @@ impl Sink<'_> {
     pub async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Http1(output) => output.shutdown().await,
-            Self::Http2(sender) => sender.end(&Fields::new()),
+            Self::ClientStream(sender) => sender.end(&Fields::new()),
+            Self::UpstreamStream(sender) => sender.end(&Fields::new()),
         }
     }
 }

@@ -2,14 +2,13 @@
 //! begins so.
 
 use std::{
-    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
     net::IpAddr,
     pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
@@ -19,7 +18,7 @@ use crate::{
     body::{Sink, Source},
     error::ProxyError,
     http1::head::{HeadError, RequestHead},
-    http2::{self, Outgoing},
+    http2,
     limit::Limit,
     listener::ListenerState,
     proxy::{self, After},
@@ -56,23 +55,7 @@ pub struct Client<'a> {
     /// Whether it takes what it gets.
     pub pressure: &'a Pressure,
     /// The stream of the request, if it came by HTTP/2.
-    pub stream: Option<ClientStream<'a>>,
-}
-
-/// A stream of a client's connection.
-#[derive(Clone, Copy, Debug)]
-pub struct ClientStream<'a> {
-    /// Tells whether the client has given it up.
-    pub outgoing: &'a RefCell<Outgoing>,
-    /// How many streams the connection has; at least one.
-    pub open: &'a Cell<usize>,
-}
-
-impl ClientStream<'_> {
-    /// Ready when the client has given it up.
-    pub fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.outgoing.borrow_mut().poll_reset(cx)
-    }
+    pub stream: Option<&'a http2::Stream>,
 }
 
 impl Client<'_> {

@@ -1,22 +1,34 @@
-//! HTTP/2 (RFC 9113). The `h2` crate speaks the frames and keeps the flow control; here its streams become what
-//! the request path knows: heads and bodies, with the same bounds and the same strictness as those of HTTP/1.1.
+//! HTTP/2 (RFC 9113), with the same bounds and the same strictness as HTTP/1.1.
+//!
+//! Clients are served by a codec of our own: [`reader`] takes frames apart, [`section`] and [`hpack`] make heads of them,
+//! [`connection`] and [`stream`] keep the windows, [`output`] gathers what goes. To upstreams the `h2` crate speaks; here its
+//! streams become what the request path knows.
 
 pub mod client;
+pub mod connection;
+pub mod frames;
 mod gather;
 pub mod head;
-pub mod meter;
+pub mod hpack;
+mod huffman;
+pub mod output;
+pub mod reader;
+#[cfg(test)]
+mod rig;
+pub mod section;
 pub mod server;
+pub mod stream;
 
 use std::{
     cell::RefCell,
     future::{Future as _, poll_fn},
     io,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
+use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 
 use crate::{
     body::Source,
@@ -25,6 +37,8 @@ use crate::{
     http1::{body::Piece, head::ResponseHead, write::may_be_trailer},
     stream::Pressure,
 };
+
+pub use self::stream::Stream;
 
 /// What a client that speaks HTTP/2 begins with (RFC 9113 section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,7 +49,7 @@ pub fn begins(bytes: &[u8]) -> bool {
     bytes[..known] == PREFACE[..known]
 }
 
-/// What comes on a stream.
+/// What comes on a stream from an upstream.
 #[derive(Debug)]
 pub struct Receiver {
     incoming: Incoming,
@@ -56,17 +70,15 @@ enum Incoming {
     Body(RecvStream),
 }
 
-/// What is known of a stream's other direction.
+/// What is known of the direction to the upstream.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Of a stream that a client opened.
-    respond: Option<SendResponse<Bytes>>,
-    body: Option<SendStream<Bytes>>,
+    body: SendStream<Bytes>,
     /// The last of it is sent.
     ended: bool,
 }
 
-/// What goes out on a stream.
+/// What goes out on a stream to an upstream.
 #[derive(Debug)]
 pub struct Sender<'a> {
     outgoing: &'a RefCell<Outgoing>,
@@ -90,12 +102,6 @@ pub enum Head {
 }
 
 impl Receiver {
-    /// Of a request's body that has so many bytes, if that is known.
-    pub fn request(body: RecvStream, length: Option<u64>) -> Self {
-        let done = body.is_end_stream();
-        Self { incoming: Incoming::Body(body), chunk: Bytes::new(), trailers: Fields::new(), rest: length, done }
-    }
-
     /// Of an answer, from its head on.
     pub fn answer(response: ResponseFuture) -> Self {
         let incoming = Incoming::Head(response);
@@ -215,49 +221,18 @@ impl Receiver {
 }
 
 impl Outgoing {
-    /// Of a request that has no answer yet.
-    pub fn answer(respond: SendResponse<Bytes>) -> Self {
-        Self { respond: Some(respond), body: None, ended: false }
-    }
-
     /// Of a request whose head is sent; `ended` if that was all of it.
     pub fn request(body: SendStream<Bytes>, ended: bool) -> Self {
-        Self { respond: None, body: Some(body), ended }
-    }
-
-    /// Ready when the other side has given the stream up.
-    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match (&mut self.body, &mut self.respond) {
-            (Some(body), _) => body.poll_reset(cx).map(|_| ()),
-            (None, Some(respond)) => respond.poll_reset(cx).map(|_| ()),
-            (None, None) => Poll::Pending,
-        }
-    }
-
-    /// Whether the other side has given the stream up, or the connection's protocol has for its sake.
-    pub fn is_given_up(&mut self) -> bool {
-        self.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
-    }
-
-    /// Gives the stream up.
-    pub fn reset(&mut self, reason: Reason) {
-        match (&mut self.body, &mut self.respond) {
-            (Some(body), _) => body.send_reset(reason),
-            (None, Some(respond)) => respond.send_reset(reason),
-            (None, None) => {}
-        }
+        Self { body, ended }
     }
 
     fn send(&mut self, bytes: Bytes, end: bool) -> io::Result<()> {
         self.ended |= end;
-        match &mut self.body {
-            Some(body) => body.send_data(bytes, end).map_err(io::Error::other),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        }
+        self.body.send_data(bytes, end).map_err(io::Error::other)
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let body = &mut self.body;
         body.reserve_capacity(wanted);
         loop {
             if body.capacity() > 0 {
@@ -276,35 +251,6 @@ impl<'a> Sender<'a> {
     /// Sends into that stream.
     pub fn new(outgoing: &'a RefCell<Outgoing>, pressure: &'a Pressure) -> Self {
         Self { outgoing, pressure }
-    }
-
-    /// Sends an interim answer.
-    ///
-    /// # Errors
-    /// The stream's.
-    pub fn interim(&self, status: u16, fields: &Fields) -> io::Result<()> {
-        let response = head::response(status, fields)?;
-        match &mut self.outgoing.borrow_mut().respond {
-            Some(respond) => respond.send_informational(response).map_err(io::Error::other),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    /// Sends the answer's head, with the length of its body if that is known; `end` if nothing follows.
-    ///
-    /// # Errors
-    /// The stream's.
-    pub fn head(&self, status: u16, fields: &Fields, length: Option<u64>, end: bool) -> io::Result<()> {
-        let mut response = head::response(status, fields)?;
-        if let Some(length) = length {
-            response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
-        }
-        let mut outgoing = self.outgoing.borrow_mut();
-        let Some(respond) = &mut outgoing.respond else { return Err(io::ErrorKind::NotConnected.into()) };
-        let body = respond.send_response(response, end).map_err(io::Error::other)?;
-        outgoing.body = Some(body);
-        outgoing.ended = end;
-        Ok(())
     }
 
     /// See [`crate::body::Sink::piece`].
@@ -352,7 +298,7 @@ impl<'a> Sender<'a> {
         if std::mem::replace(&mut outgoing.ended, true) {
             return Ok(());
         }
-        let Some(body) = &mut outgoing.body else { return Err(io::ErrorKind::NotConnected.into()) };
+        let body = &mut outgoing.body;
         let mut map = http::HeaderMap::new();
         for (name, value) in trailers.iter().filter(|(name, _)| may_be_trailer(name)) {
             head::append(&mut map, name, value)?;
@@ -363,11 +309,10 @@ impl<'a> Sender<'a> {
 
     /// Whether the other side has room for a byte.
     pub fn has_room(&self) -> bool {
-        self.outgoing.borrow_mut().body.as_mut().is_some_and(|body| {
-            // No more: what a stream has reserved and does not use, the others of its connection miss.
-            body.reserve_capacity(1);
-            body.capacity() > 0
-        })
+        let body = &mut self.outgoing.borrow_mut().body;
+        // No more: what a stream has reserved and does not use, the others of its connection miss.
+        body.reserve_capacity(1);
+        body.capacity() > 0
     }
 
     /// Waits until some of so many bytes may be sent; says how many.

@@ -11,7 +11,7 @@ pub use self::per_ip::{PerIp, network};
 use crate::{
     http1::head::TARGET_BYTES_MAX,
     http2::{
-        meter::{FRAMES_PER_REQUEST, FREE_FRAMES, TRAILER_BYTES_MAX},
+        reader::{FRAMES_PER_REQUEST, FREE_FRAMES, TRAILER_BYTES_MAX},
         server::{HEADS_BYTES_MAX, HEADS_BYTES_OWN, RESETS_MAX},
     },
 };
@@ -136,7 +136,9 @@ impl Limit {
     pub fn fixed(self) -> Option<String> {
         Some(match self {
             Self::TargetBytes => format!("{TARGET_BYTES_MAX} bytes"),
-            Self::Frames => format!("{FREE_FRAMES} a second, and {FRAMES_PER_REQUEST} for each request"),
+            Self::Frames => {
+                format!("{FREE_FRAMES} a second, {FRAMES_PER_REQUEST} for each request, and some for pieces of answers")
+            }
             Self::Resets => format!("{RESETS_MAX} more than end otherwise"),
             Self::HeadsBytes => format!("{HEADS_BYTES_MAX} bytes of a worker, {HEADS_BYTES_OWN} of a connection"),
             Self::TrailerBytes => format!("{TRAILER_BYTES_MAX} bytes of a connection"),

@@ -126,6 +126,27 @@ impl Stream {
         self.unread = bytes;
     }
 
+    /// Whether there is TLS.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Reads what has come behind what is in `buffer`; 0 when the other side has closed.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        if !self.unread.is_empty() {
+            buffer.unsplit(std::mem::take(&mut self.unread));
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        match &mut self.tls {
+            None => {
+                buffer.reserve(READ_BYTES);
+                tokio_util::io::poll_read_buf(Pin::new(&mut self.tcp), cx, buffer)
+            }
+            Some(tls) => tls.get_mut().poll_read(cx, &mut self.tcp, buffer, false),
+        }
+    }
+
     /// Both directions.
     pub fn split<'a>(
         &'a mut self,
@@ -142,6 +163,7 @@ impl Stream {
     /// readable until the system says that it is not, so that is asked.
     pub fn poll_readable(&self, cx: &mut Context<'_>, fresh: bool) -> Poll<io::Result<()>> {
         match &self.tls {
+            _ if !self.unread.is_empty() => Poll::Ready(Ok(())),
             Some(tls) if tls.borrow().has_plain() => Poll::Ready(Ok(())),
             None if fresh => self.tcp.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|_| ()),
             _ => self.tcp.poll_read_ready(cx),

@@ -161,6 +161,8 @@ pub struct Worker {
     pub states: Own,
     /// Bytes of large heads of HTTP/2 requests that are not over.
     pub large_heads: Cell<usize>,
+    /// Room for what HTTP/2 connections send and receive.
+    pub rooms: Rc<http2::output::Rooms>,
     /// Tasks that wait for an HTTP/2 request.
     pub idle_servers: RefCell<Vec<Rc<http2::server::Server>>>,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
@@ -250,6 +252,7 @@ impl Worker {
             log,
             date: DateCache::default(),
             large_heads: Cell::new(0),
+            rooms: Rc::default(),
             idle_servers: RefCell::default(),
             series: RefCell::default(),
             answers: RefCell::default(),

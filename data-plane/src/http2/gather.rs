@@ -41,15 +41,6 @@ impl Gather {
     pub fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)
     }
-
-    /// Gives back the memory that only a busy connection needs.
-    pub fn shrink(&self) {
-        let mut gathering = self.0.borrow_mut();
-        if gathering.out.is_empty() {
-            gathering.out = BytesMut::new();
-        }
-        gathering.stream.shrink();
-    }
 }
 
 impl Gathering {

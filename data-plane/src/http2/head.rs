@@ -1,94 +1,18 @@
-//! Heads of HTTP/2 messages, from and to what the request path knows. `h2` has checked the pseudo-fields and refused the
+//! Heads of messages from and to upstreams, as `h2` has them. It has checked the pseudo-fields and refused the
 //! connection's own fields (RFC 9113 section 8.2.2); what a value may be, and how many there may be, is checked here.
 
 use std::io;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 
 use crate::{
     fields::{Fields, is_field_value},
     http1::{
         Framing, Version,
-        head::{FIELDS_MAX, HeadError, RequestHead, ResponseHead, TARGET_BYTES_MAX, plain_number},
+        head::{FIELDS_MAX, HeadError, ResponseHead, plain_number},
     },
 };
-
-/// Reads a request's head. `bodyless` if the stream's end came with it.
-///
-/// # Errors
-/// [`HeadError`]; it ends the stream.
-pub fn read_request(head: &mut RequestHead, parts: &Parts, bodyless: bool) -> Result<(), HeadError> {
-    head.clear();
-    head.version = Version::Http2;
-    head.method.push_str(parts.method.as_str());
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-    if target.len() > TARGET_BYTES_MAX {
-        return Err(HeadError::TargetTooLong);
-    }
-    head.target.extend_from_slice(target.as_bytes());
-    if parts.headers.len() > FIELDS_MAX {
-        return Err(HeadError::TooLarge);
-    }
-    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    if let Some(authority) = authority {
-        head.fields.append("host", authority.as_bytes());
-    }
-    let mut length = None;
-    let mut cookie = Vec::new();
-    for (name, value) in &parts.headers {
-        let (name, value) = (name.as_str(), value.as_bytes());
-        if !is_field_value(value) {
-            return Err(HeadError::Malformed);
-        }
-        match name {
-            // The authority is what is asked for (RFC 9113 section 8.3.1); a field that says otherwise is a trap.
-            "host" => match authority {
-                Some(authority) if value.eq_ignore_ascii_case(authority.as_bytes()) => {}
-                Some(_) => return Err(HeadError::Host),
-                None if head.fields.get("host").is_some() => return Err(HeadError::Host),
-                None => head.fields.append(name, value),
-            },
-            "content-length" => {
-                if length.is_some() {
-                    return Err(HeadError::ContentLength);
-                }
-                length = Some(plain_number(value).ok_or(HeadError::ContentLength)?);
-            }
-            "te" => head.wants_trailers = true,
-            "expect" if value.eq_ignore_ascii_case(b"100-continue") => head.expects_continue = true,
-            "expect" => return Err(HeadError::Expectation),
-            // One line again, as those who do not speak HTTP/2 know it (RFC 9113 section 8.2.3).
-            "cookie" => {
-                if !cookie.is_empty() {
-                    cookie.extend_from_slice(b"; ");
-                }
-                cookie.extend_from_slice(value);
-            }
-            _ => head.fields.append(name, value),
-        }
-    }
-    if !cookie.is_empty() {
-        head.fields.append("cookie", &cookie);
-    }
-    // RFC 8441: what would be an upgrade in HTTP/1.1, and is treated as one from here on.
-    if head.method == "CONNECT"
-        && parts.extensions.get::<h2::ext::Protocol>().is_some_and(|it| it.as_str() == "websocket")
-    {
-        head.method.replace_range(.., "GET");
-        head.connection.upgrade = true;
-        head.fields.remove("sec-websocket-key");
-        head.fields.append("upgrade", b"websocket");
-        return Ok(());
-    }
-    head.framing = match length {
-        _ if bodyless => Framing::Empty,
-        Some(0) => Framing::Empty,
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
-    };
-    Ok(())
-}
 
 /// Reads the head of an answer to a request of that method. `bodyless` if the stream's end came with it. Returns how many
 /// bytes the body has, if that is known.
@@ -171,18 +95,6 @@ pub fn read_trailers(trailers: &mut Fields, map: &HeaderMap) -> io::Result<()> {
         trailers.append(name.as_str(), value.as_bytes());
     }
     Ok(())
-}
-
-/// An answer's head.
-///
-/// # Errors
-/// `InvalidData` for what cannot stand in HTTP/2; it was checked when it came, so there is none.
-pub fn response(status: u16, fields: &Fields) -> io::Result<Response<()>> {
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(status).map_err(invalid)?;
-    let map = response.headers_mut();
-    append_all(map, fields)?;
-    Ok(response)
 }
 
 /// Adds every field line; their values share one piece of memory.

@@ -2,61 +2,45 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::{Future as _, poll_fn},
-    pin::Pin,
+    future::poll_fn,
+    io,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
-use h2::{
-    Reason, RecvStream,
-    server::{Builder, Connection, SendResponse},
+use bytes::BytesMut;
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Duration, Instant},
 };
-use tokio::time::{Duration, Instant};
 
 use super::{
-    Outgoing, Receiver, Sender,
-    gather::Gather,
-    head,
-    meter::{Meter, Metered},
+    connection::Connection,
+    frames::Code,
+    hpack::FIELD_OVERHEAD,
+    reader::{Event, Fault, Reader},
+    section::Bounds,
+    stream::{Answer, Incoming},
 };
 use crate::{
     body::{Sink, Source},
-    client::{Client, ClientStream, Life},
+    client::{Client, Life},
     crew::HTTP2_LOAD,
     error::ProxyError,
-    http1::{
-        Framing,
-        head::{HeadError, RequestHead},
-    },
+    http1::head::{FIELDS_MAX, HeadError},
+    http2,
     limit::Limit,
     proxy::{self, After},
     stream::{Pressure, Stream},
     timer::Timer,
-    worker::{Peer, Policy, Scratch, Worker},
+    worker::{Peer, Scratch, Worker},
 };
 
-/// The most requests of a connection at a time.
-const STREAMS_MAX: u32 = 100;
+/// Bytes to be sent beyond which nothing is read: what comes would only be replied to.
+const UNSENT_BYTES_MAX: usize = 256 << 10;
 
-/// The most bytes of a request's header section, each field counted with 32 more (RFC 9113 section 6.5.2).
-const HEADERS_BYTES_MAX: u32 = 32 << 10;
-
-/// How much of a request's body may come before it is passed on.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-
-/// The same for all requests of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
-
-/// The most bytes of answers that wait in a connection to be sent, for each stream.
-const SEND_BUFFER_BYTES: usize = 64 << 10;
-
-/// The most streams reset by the client that were not looked at yet.
-const PENDING_RESETS_MAX: usize = 20;
-
-/// The most streams that the client's mistakes may make us reset, over a connection's life.
-const LOCAL_RESETS_MAX: usize = 100;
+/// The most bytes that are read when the gateway's side has ended.
+const LINGER_BYTES_MAX: usize = 4 << 20;
 
 /// How many more requests than it lets finish a client may give up, or send with heads that are refused: beyond that it only makes work (CVE-2023-44487).
 pub const RESETS_MAX: u32 = 100;
@@ -76,119 +60,219 @@ const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// The most tasks for streams that a worker keeps when they have none.
 const SERVERS_IDLE_MAX: usize = 256;
 
-/// What a connection and its streams know of each other.
+/// How a connection ends.
 #[derive(Debug)]
-struct Shared {
-    open: Cell<usize>,
-    meter: Rc<Meter>,
-    /// Bytes of large heads.
-    heads: Cell<usize>,
-    /// Requests that the client gave up, or that were none, less those that it let finish.
-    resets: Cell<u32>,
+enum End {
+    /// The client is gone, or says nothing that could be understood.
+    Lost,
+    /// Nothing is under way, and no more is wanted.
+    InOrder,
+    /// By the client's doing.
+    Fault(Fault),
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &mut Timer, mut life: Life) {
-    let policy = &worker.shared.policy;
+pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &mut Timer, life: Life) {
     let _load = worker.crew.load(worker.index, HTTP2_LOAD - 1);
-    let mut builder = Builder::new();
-    builder
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADERS_BYTES_MAX)
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-        .enable_connect_protocol();
-    let gather = Gather::new(stream);
-    let (metered, meter) = Metered::new(gather.clone());
-    let mut handshake = builder.handshake::<_, Bytes>(metered);
-    let greeted = poll_fn(|cx| {
-        let greeted = Pin::new(&mut handshake).poll(cx);
-        // What fails here fails there.
-        let _ = gather.poll_send(cx);
-        greeted
-    });
-    let Ok(Ok(mut connection)) = timer.within(policy.head_timeout, greeted).await else { return };
-    let shared = Rc::new(Shared { open: Cell::new(0), meter, heads: Cell::new(0), resets: Cell::new(0) });
-    let mut calmed = false;
-    let mut closing = false;
-    let mut idle_since = None;
-    let mut request = |cx: &mut Context<'_>, connection: &mut Connection<Metered, Bytes>| loop {
-        match connection.poll_accept(cx) {
-            Poll::Ready(Some(Ok(accepted))) => {
-                idle_since = None;
-                if !closing && let Some(limit) = life.spend() {
-                    worker.count_limit(Some(limit));
-                    shared.meter.hurry();
-                    connection.graceful_shutdown();
-                    closing = true;
-                }
-                return Poll::Ready(Some(accepted));
-            }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "HTTP/2 connection failed");
-                return Poll::Ready(None);
-            }
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Pending => {}
-        }
-        if let Poll::Ready(Err(error)) = gather.poll_send(cx) {
-            tracing::debug!(%error, "HTTP/2 connection failed");
-            return Poll::Ready(None);
-        }
-        if shared.open.get() == 0 {
-            gather.shrink();
-        }
-        let slow_head = shared.meter.head_since().map(|since| since + policy.head_timeout);
-        let slow_head = slow_head.is_some_and(|due| timer.poll_expired(due, cx).is_ready());
-        // Until a head is all there nothing else can come, for any request.
-        let limit = shared.exceeded().or(slow_head.then_some(Limit::HeadTime));
-        if let Some(limit) = limit.filter(|_| !calmed) {
+    let policy = &worker.shared.policy;
+    let bounds = Bounds { bytes: policy.head_bytes_max, fields: policy.head_fields_max.min(FIELDS_MAX) };
+    let told = bounds.bytes + bounds.fields * FIELD_OVERHEAD;
+    let connection = Rc::new(Connection::new(Rc::clone(&worker.rooms), u32::try_from(told).unwrap_or(u32::MAX)));
+    let reader = Reader::new(Rc::clone(&connection), bounds);
+    let begun = Instant::now();
+    let mut driver = Driver {
+        worker,
+        peer,
+        stream,
+        input: BytesMut::new(),
+        connection,
+        reader,
+        life,
+        begun,
+        closing: false,
+        idle_since: None,
+    };
+    let end = poll_fn(|cx| driver.poll(cx, timer)).await;
+    let Driver { connection, reader, mut stream, .. } = driver;
+    match end {
+        End::Lost => return connection.end(),
+        End::InOrder => {}
+        End::Fault(Fault::Invalid(code)) => connection.goaway(reader.last(), code),
+        End::Fault(Fault::Exceeded(limit)) => {
             worker.count_limit(Some(limit));
-            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            (calmed, closing, idle_since) = (true, true, None);
-            continue;
+            connection.goaway(reader.last(), Code::EnhanceYourCalm);
         }
-        if !closing && shared.meter.has_ended() {
-            // By the library's own word: from now on the client has its time to end it.
-            (closing, idle_since) = (true, None);
+    }
+    connection.end();
+    let _ = timer.within(CLOSE_TIME, finish(&connection, &mut stream)).await;
+}
+
+/// Sends what is left to be said, and reads for a while what the client still sends: closing would reset the connection of
+/// one who still sends, and the last of it might be lost on the way.
+async fn finish(connection: &Connection, stream: &mut Stream) -> io::Result<()> {
+    poll_fn(|cx| connection.output().borrow_mut().poll_send(cx, stream, connection.rooms())).await?;
+    stream.shutdown().await?;
+    let (mut drained, mut room) = (0, BytesMut::new());
+    while drained < LINGER_BYTES_MAX {
+        room.clear();
+        match poll_fn(|cx| stream.poll_fill(cx, &mut room)).await? {
+            0 => break,
+            bytes => drained += bytes,
         }
-        let span = if closing { CLOSE_TIME } else { policy.keep_alive_timeout };
-        let idle = shared.open.get() == 0
-            && timer.poll_expired(*idle_since.get_or_insert_with(Instant::now) + span, cx).is_ready();
-        let aged = !closing && life.ends().is_some_and(|ends| timer.poll_expired(ends, cx).is_ready());
-        match (closing, idle) {
+    }
+    Ok(())
+}
+
+/// Reads and sends.
+#[derive(Debug)]
+struct Driver<'w> {
+    worker: &'w Rc<Worker>,
+    peer: Rc<Peer>,
+    stream: Stream,
+    /// What has come and is not read.
+    input: BytesMut,
+    connection: Rc<Connection>,
+    reader: Reader,
+    life: Life,
+    begun: Instant,
+    /// The client was told that no more is welcome.
+    closing: bool,
+    idle_since: Option<Instant>,
+}
+
+impl Driver<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<End> {
+        self.connection.register(cx);
+        let stopped = match self.read(cx) {
+            Ok(stopped) => stopped,
+            Err(end) => return Poll::Ready(end),
+        };
+        let connection = &self.connection;
+        let polled = connection.output().borrow_mut().poll_send(cx, &mut self.stream, connection.rooms());
+        if let Poll::Ready(Err(error)) = polled {
+            tracing::debug!(%error, "HTTP/2 connection failed");
+            return Poll::Ready(End::Lost);
+        }
+        connection.let_in();
+        if stopped && connection.waits() < UNSENT_BYTES_MAX {
+            cx.waker().wake_by_ref();
+        }
+        self.poll_timers(cx, timer)
+    }
+
+    /// Reads what has come. Whether it stopped since the client takes nothing.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut spare = None;
+        let read = loop {
+            if self.connection.waits() >= UNSENT_BYTES_MAX {
+                break Ok(true);
+            }
+            let scratch = spare.get_or_insert_with(|| self.worker.lend());
+            match self.reader.next(&mut self.input, &mut scratch.request) {
+                Ok(Event::Request(stream, read)) => {
+                    if let Some(scratch) = spare.take() {
+                        self.accept(stream, scratch, read);
+                    }
+                }
+                Ok(Event::TurnOver) => {
+                    cx.waker().wake_by_ref();
+                    break Ok(false);
+                }
+                Ok(Event::More) => match self.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) => break Err(End::Lost),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => {
+                        tracing::debug!(%error, "HTTP/2 connection failed");
+                        break Err(End::Lost);
+                    }
+                    Poll::Pending => break Ok(false),
+                },
+                Err(fault) => break Err(End::Fault(fault)),
+            }
+            if self.connection.resets.get() > RESETS_MAX {
+                break Err(End::Fault(Fault::Exceeded(Limit::Resets)));
+            }
+        };
+        if let Some(scratch) = spare {
+            self.worker.give_back(scratch);
+        }
+        if self.input.is_empty() {
+            self.worker.rooms.give_back_input(std::mem::take(&mut self.input));
+        }
+        read
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            ready!(self.stream.poll_readable(cx, true))?;
+            self.input = self.worker.rooms.lend_input();
+        }
+        self.stream.poll_fill(cx, &mut self.input)
+    }
+
+    /// Ends what has lasted long enough.
+    fn poll_timers(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<End> {
+        let policy = &self.worker.shared.policy;
+        if !self.reader.is_greeted() {
+            return timer.poll_expired(self.begun + policy.head_timeout, cx).map(|()| End::Lost);
+        }
+        // Until a head is all there nothing else can come, for any request.
+        let head = self.reader.head_since().map(|since| since + policy.head_timeout);
+        if head.is_some_and(|due| timer.poll_expired(due, cx).is_ready()) {
+            return Poll::Ready(End::Fault(Fault::Exceeded(Limit::HeadTime)));
+        }
+        if self.connection.resets.get() > RESETS_MAX {
+            return Poll::Ready(End::Fault(Fault::Exceeded(Limit::Resets)));
+        }
+        if self.connection.open.get() > 0 {
+            self.idle_since = None;
+        } else if self.closing && self.reader.is_told() && self.connection.waits() == 0 {
+            return Poll::Ready(End::InOrder);
+        } else {
+            self.stream.shrink();
+        }
+        let span = if self.closing { CLOSE_TIME } else { policy.keep_alive_timeout };
+        let idle = self.connection.open.get() == 0
+            && timer.poll_expired(*self.idle_since.get_or_insert_with(Instant::now) + span, cx).is_ready();
+        let aged = !self.closing && self.life.ends().is_some_and(|ends| timer.poll_expired(ends, cx).is_ready());
+        match (self.closing, idle) {
             // It was told, and takes no notice.
-            (true, true) => return Poll::Ready(None),
-            (false, _) if aged => worker.count_limit(Some(Limit::Age)),
-            (false, true) => worker.count_limit(Some(Limit::IdleTime)),
-            (false, false) if worker.draining() || peer.is_outdated() => {}
+            (true, true) => return Poll::Ready(End::Lost),
+            (false, _) if aged => self.worker.count_limit(Some(Limit::Age)),
+            (false, true) => self.worker.count_limit(Some(Limit::IdleTime)),
+            (false, false) if self.worker.draining() || self.peer.is_outdated() => {}
             _ => return Poll::Pending,
         }
-        // In two steps: the client learns that no more is welcome, and what it sent before it knew is served.
-        shared.meter.hurry();
-        connection.graceful_shutdown();
-        (closing, idle_since) = (true, None);
-    };
-    while let Some((request, mut respond)) = poll_fn(|cx| request(cx, &mut connection)).await {
-        let mut open = Open::begin(worker, &shared, respond.stream_id().into());
-        // Here, not in the task: in the form that it came in a head may be much larger, and many wait for their turn.
-        let (parts, body) = request.into_parts();
-        let mut scratch = worker.lend();
-        let read = head::read_request(&mut scratch.request, &parts, body.is_end_stream());
-        let read = read.and_then(|()| within_bounds(&scratch.request, policy));
-        drop(parts);
-        if read.is_ok() && !open.has_room(scratch.request.fields.bytes()) {
-            worker.count_limit(Some(Limit::HeadsBytes));
-            // Says that nothing was done: it can be sent again.
-            respond.send_reset(Reason::REFUSED_STREAM);
-            worker.give_back(scratch);
-            continue;
+        self.farewell();
+        // To be sent, and to wait for its answer.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// In two steps: the client learns that no more is welcome, and what it sent before it knew is served.
+    fn farewell(&mut self) {
+        self.reader.farewell();
+        (self.closing, self.idle_since) = (true, None);
+    }
+
+    /// Serves a request.
+    fn accept(&mut self, stream: Rc<http2::Stream>, scratch: Box<Scratch>, read: Result<(), HeadError>) {
+        self.idle_since = None;
+        let mut open = Open::begin(self.worker, &self.connection, stream);
+        if !self.closing
+            && let Some(limit) = self.life.spend()
+        {
+            self.worker.count_limit(Some(limit));
+            self.farewell();
         }
-        let peer = Rc::clone(&peer);
-        serve_soon(worker, Accepted { open, peer, scratch, read, body, respond });
+        if read.is_ok() && !open.has_room(scratch.request.fields.bytes()) {
+            self.worker.count_limit(Some(Limit::HeadsBytes));
+            // Says that nothing was done: it can be sent again.
+            open.stream.reset(Code::RefusedStream);
+            self.worker.give_back(scratch);
+            return;
+        }
+        serve_soon(self.worker, Accepted { open, peer: Rc::clone(&self.peer), scratch, read });
     }
 }
 
@@ -200,8 +284,6 @@ struct Accepted {
     scratch: Box<Scratch>,
     /// What came of reading the head.
     read: Result<(), HeadError>,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
 }
 
 /// A task that serves streams, of any connection of its worker, one after another. What serving a request takes is large:
@@ -262,87 +344,75 @@ fn serve_soon(worker: &Worker, accepted: Accepted) {
     }
 }
 
-impl Shared {
-    /// The bound that the client does not keep.
-    fn exceeded(&self) -> Option<Limit> {
-        self.meter.exceeded().or((self.resets.get() > RESETS_MAX).then_some(Limit::Resets))
-    }
-}
-
-/// A stream, counted for as long as it lives.
+/// A stream, counted for as long as it is served.
 #[derive(Debug)]
 struct Open {
     worker: Rc<Worker>,
-    shared: Rc<Shared>,
-    id: u32,
+    connection: Rc<Connection>,
+    stream: Rc<http2::Stream>,
     /// How much of its head counts.
     head: usize,
 }
 
 impl Open {
-    fn begin(worker: &Rc<Worker>, shared: &Rc<Shared>, id: u32) -> Self {
-        shared.open.set(shared.open.get() + 1);
-        Self { worker: Rc::clone(worker), shared: Rc::clone(shared), id, head: 0 }
+    fn begin(worker: &Rc<Worker>, connection: &Rc<Connection>, stream: Rc<http2::Stream>) -> Self {
+        connection.open.set(connection.open.get() + 1);
+        Self { worker: Rc::clone(worker), connection: Rc::clone(connection), stream, head: 0 }
     }
 
     /// Whether there is room for a head of that size. A few bytes on the wire may be a large one, and heads are kept until
     /// there is an answer.
     fn has_room(&mut self, bytes: usize) -> bool {
         let head = bytes.saturating_sub(HEAD_BYTES_FREE);
-        let (all, own) = (self.worker.large_heads.get() + head, self.shared.heads.get() + head);
+        let (all, own) = (self.worker.large_heads.get() + head, self.connection.heads.get() + head);
         if head > 0 && all > HEADS_BYTES_MAX && own > HEADS_BYTES_OWN {
             return false;
         }
         self.worker.large_heads.set(all);
-        self.shared.heads.set(own);
+        self.connection.heads.set(own);
         self.head = head;
         true
     }
 
     /// It is over; `in_vain` by the client's doing.
     fn end(&self, in_vain: bool) {
-        let resets = &self.shared.resets;
+        let resets = &self.connection.resets;
         resets.set(if in_vain { resets.get() + 1 } else { resets.get().saturating_sub(1) });
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        let connection = &self.connection;
+        self.stream.end();
         self.worker.large_heads.set(self.worker.large_heads.get() - self.head);
-        self.shared.heads.set(self.shared.heads.get() - self.head);
-        self.shared.open.set(self.shared.open.get() - 1);
-        self.shared.meter.forget(self.id);
+        connection.heads.set(connection.heads.get() - self.head);
+        connection.open.set(connection.open.get() - 1);
+        if connection.open.get() == 0 || connection.resets.get() > RESETS_MAX {
+            connection.wake();
+        }
     }
-}
-
-/// Whether a head keeps the bounds that were set.
-fn within_bounds(head: &RequestHead, policy: &Policy) -> Result<(), HeadError> {
-    if head.method.len() + head.target.len() + head.fields.bytes() > policy.head_bytes_max {
-        return Err(HeadError::TooLarge);
-    }
-    if head.fields.len() > policy.head_fields_max {
-        return Err(HeadError::TooManyFields);
-    }
-    Ok(())
 }
 
 /// Serves one request, whose head was read.
 async fn serve_stream(accepted: Accepted) {
-    let Accepted { open, peer, mut scratch, read, body, respond } = accepted;
+    let Accepted { open, peer, mut scratch, read } = accepted;
     let worker = Rc::clone(&open.worker);
-    let length = match scratch.request.framing {
-        Framing::Length(length) => Some(length),
-        _ => None,
-    };
-    let outgoing = RefCell::new(Outgoing::answer(respond));
+    let stream = &open.stream;
+    if stream.is_given_up() {
+        // Before anybody looked at it.
+        open.end(true);
+        worker.give_back(scratch);
+        return;
+    }
     let pressure = Pressure::default();
     let mut client = Client {
-        input: Source::Http2(Receiver::request(body, length)),
-        output: Sink::Http2(Sender::new(&outgoing, &pressure)),
+        input: Source::ClientStream(Incoming::new(Rc::clone(stream))),
+        output: Sink::ClientStream(Answer::new(stream, &pressure)),
         peer: &peer,
         timer: &mut scratch.timer,
         pressure: &pressure,
-        stream: Some(ClientStream { outgoing: &outgoing, open: &open.shared.open }),
+        stream: Some(stream),
     };
     let exchange = proxy::Exchange {
         worker: &worker,
@@ -359,13 +429,12 @@ async fn serve_stream(accepted: Accepted) {
         Err(error) => proxy::refuse(exchange, ProxyError::BadHead(error)).await,
     };
     drop(client);
-    let mut outgoing = outgoing.borrow_mut();
     // A head that is none is work for nothing too.
-    open.end(read.is_err() || (after == After::Abort && outgoing.is_given_up()));
+    open.end(read.is_err() || (after == After::Abort && stream.is_given_up()));
     if after == After::Abort {
         // A tunnel that broke is no fault of the gateway's (RFC 8441 section 5).
         let tunnel = scratch.request.connection.upgrade;
-        outgoing.reset(if tunnel { Reason::CANCEL } else { Reason::INTERNAL_ERROR });
+        stream.reset(if tunnel { Code::Cancel } else { Code::InternalError });
     }
     worker.give_back(scratch);
 }

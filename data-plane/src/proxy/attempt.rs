@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     body::{Sink, Source},
-    client::ClientStream,
     error::ProxyError,
     forward::{self, Forwarded, Identity},
     grpc,
@@ -198,7 +197,10 @@ pub async fn attempt(
                     Err(_) if flow.has_ended() => return Err(ProxyError::DeadlineExceeded.into()),
                     Err(_) => return Err(ProxyError::UpstreamTimeout.into()),
                 };
-                (Source::Http2(Receiver::answer(response)), Sink::Http2(Sender::new(&outgoing, &pressure)))
+                (
+                    Source::UpstreamStream(Receiver::answer(response)),
+                    Sink::UpstreamStream(Sender::new(&outgoing, &pressure)),
+                )
             }
         };
         let mut downlink = Downlink {
@@ -344,7 +346,7 @@ async fn race(
     timer: &mut Timer,
     flow: &Flow,
     [client, upstream]: [&Pressure; 2],
-    stream: Option<ClientStream<'_>>,
+    stream: Option<&http2::Stream>,
     ask_again: impl Fn() -> Option<Instant>,
 ) -> Outcome {
     poll_fn(|cx| {
@@ -357,7 +359,7 @@ async fn race(
         if stream.is_some_and(|stream| stream.poll_given_up(cx).is_ready()) {
             return Poll::Ready(Outcome::Stop(Stop::ClientGone));
         }
-        flow.watch_client(client, stream.map_or(1, |stream| stream.open.get()));
+        flow.watch_client(client, stream.map_or(1, http2::Stream::open));
         while timer.poll_expired(flow.deadline(), cx).is_ready() {
             if !flow.extend(client, upstream, &ask_again) {
                 return Poll::Ready(Outcome::Expired);

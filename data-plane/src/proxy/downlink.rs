@@ -136,7 +136,9 @@ impl Downlink<'_, '_, '_> {
     async fn head(&mut self) -> Result<(), Down> {
         let input = match &mut self.from {
             Source::Http1 { input, .. } => input,
-            Source::Http2(receiver) => {
+            // No client answers.
+            Source::ClientStream(_) => return Err(Down::Failed(ProxyError::UpstreamProtocol)),
+            Source::UpstreamStream(receiver) => {
                 return match receiver.head(self.response, &self.request.method).await {
                     http2::Head::Read => Ok(()),
                     http2::Head::Closed { error, unseen } => Err(Down::Closed { answered: false, unseen, error }),
@@ -204,8 +206,10 @@ impl Downlink<'_, '_, '_> {
                 }
                 output.buffer.extend_from_slice(b"\r\n");
             }
-            Sink::Http2(sender) => {
-                sender.interim(self.response.status, &self.response.fields).map_err(client_gone)?;
+            // Nobody answers an upstream.
+            Sink::UpstreamStream(_) => {}
+            Sink::ClientStream(answer) => {
+                answer.interim(self.response.status, &self.response.fields).map_err(client_gone)?;
             }
         }
         self.flush().await

@@ -94,7 +94,7 @@ async fn problem(
 pub fn cut(x: &mut Exchange<'_, '_>, record: &Record, error: ProxyError) -> After {
     let is_answer = record.status == 200 && x.response.fields.get("content-type").is_some_and(grpc::is_grpc);
     let takes_nothing = matches!(error, ProxyError::ClientStalled | ProxyError::ClientSlow);
-    if is_answer && matches!(x.client.output, Sink::Http2(_)) && !takes_nothing {
+    if is_answer && matches!(x.client.output, Sink::ClientStream(_)) && !takes_nothing {
         let mut trailers = grpc::trailers_only(grpc::status(error), &error.message());
         trailers.remove("content-type");
         if x.client.output.end(Framing::UntilClose, &trailers).is_ok() {
@@ -161,7 +161,7 @@ pub async fn local(
 /// Reads what is left of a request's body and throws it away, within bounds, so that the connection can go on. A stream
 /// of HTTP/2 just ends.
 pub async fn drain(client: &mut Client<'_>) -> After {
-    if client.input.is_done() || matches!(client.input, Source::Http2(_)) {
+    if client.input.is_done() || matches!(client.input, Source::ClientStream(_)) {
         return After::KeepAlive;
     }
     let due = Instant::now() + DRAIN_TIME_MAX;

@@ -4,4 +4,5 @@ mod bodies;
 mod endings;
 mod equality;
 mod lives;
+mod rules;
 mod sharing;
