@@ -15,6 +15,7 @@ mod cors;
 mod fault;
 mod headers;
 mod ip_filter;
+pub mod jwt;
 mod rate_limit;
 mod redirect;
 mod request;
@@ -29,7 +30,9 @@ use self::config::Config;
 pub use self::{
     chain::{Chain, Chains},
     config::SECRET,
-    request::{Consumer, Facts, Flow, Identity, LocalResponse, PluginRequest, PluginResponse, Refusal, Rewrite},
+    request::{
+        Claims, Consumer, Facts, Flow, Identity, LocalResponse, PluginRequest, PluginResponse, Refusal, Rewrite,
+    },
     spec::{Reason, Spec},
 };
 use crate::{
@@ -41,13 +44,14 @@ use crate::{
 ///
 /// What names a request comes first, then what refuses it without knowing who asks, what answers without an upstream being
 /// asked for (a preflight, a redirect), who asks, what that one may do and how often, and last what changes the request.
-pub static TYPES: [&Spec; 14] = [
+pub static TYPES: [&Spec; 15] = [
     &request_id::SPEC,
     &ip_filter::SPEC,
     &cors::SPEC,
     &redirect::SPEC,
     &fault::SPEC,
     &body_limit::SPEC,
+    &jwt::SPEC,
     &api_key::SPEC,
     &basic_auth::SPEC,
     &acl::SPEC,
@@ -93,6 +97,7 @@ enum Kind {
     Redirect(redirect::Redirect),
     Fault(fault::Fault),
     BodyLimit(body_limit::BodyLimit),
+    Jwt(Box<jwt::Jwt>),
     ApiKey(api_key::ApiKey),
     BasicAuth(basic_auth::BasicAuth),
     Acl(acl::Acl),
@@ -133,6 +138,7 @@ impl Plugin {
             "redirect" => read(plugin, spec, &mut faults, redirect::compile).map(Kind::Redirect),
             "fault" => read(plugin, spec, &mut faults, fault::compile).map(Kind::Fault),
             "body_limit" => read(plugin, spec, &mut faults, body_limit::compile).map(Kind::BodyLimit),
+            "jwt" => read(plugin, spec, &mut faults, jwt::compile).map(|jwt| Kind::Jwt(Box::new(jwt))),
             "api_key" => read(plugin, spec, &mut faults, api_key::compile).map(Kind::ApiKey),
             "basic_auth" => read(plugin, spec, &mut faults, basic_auth::compile).map(Kind::BasicAuth),
             "acl" => read(plugin, spec, &mut faults, acl::compile).map(Kind::Acl),
@@ -175,6 +181,7 @@ impl Plugin {
                 None => plugin.abort(),
             },
             Kind::BodyLimit(plugin) => plugin.on_request(request),
+            Kind::Jwt(plugin) => plugin.on_request(self.identity.config, request),
             Kind::ApiKey(plugin) => plugin.on_request(request),
             Kind::BasicAuth(plugin) => Box::pin(plugin.on_request(request)).await,
             Kind::Acl(plugin) => plugin.on_request(request),
@@ -206,6 +213,7 @@ impl Plugin {
         match &self.kind {
             Kind::Headers(plugin) => plugin.request.apply_to_trailers(trailers),
             Kind::RequestId(plugin) => plugin.on_trailers(trailers),
+            Kind::Jwt(plugin) => plugin.on_trailers(trailers),
             Kind::ApiKey(_) | Kind::BasicAuth(_) => caller::forget(trailers),
             _ => {}
         }

@@ -30,12 +30,20 @@ pub(super) fn field<'f>(fields: &'f Fields, name: &str) -> Result<Option<&'f [u8
 
 /// Whoever asks does not say who they are in a plugin's stead, in no spelling of the names that some upstreams take for one.
 pub(super) fn forget(fields: &mut Fields) {
-    fields.retain(|name, _| !alias_is(name, NAME) && !alias_is(name, GROUPS));
+    fields.retain(|name, _| !is_own(name));
+}
+
+/// Whether a field is one of these, in some spelling.
+pub(super) fn is_own(name: &str) -> bool {
+    alias_is(name, NAME) || alias_is(name, GROUPS)
 }
 
 /// From here on it is known who asks.
 pub(super) fn is_known(consumer: Consumer, fields: &mut Fields, facts: &mut Facts) {
-    fields.append(NAME, consumer.name.as_bytes());
+    // A token may say nothing of whom it is about.
+    if !consumer.name.is_empty() {
+        fields.append(NAME, consumer.name.as_bytes());
+    }
     if !consumer.groups.is_empty() {
         let groups = consumer.groups.iter().map(|group| group.as_bytes()).collect::<Vec<_>>();
         fields.append(GROUPS, &groups.join(&b','));

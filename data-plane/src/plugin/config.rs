@@ -329,7 +329,6 @@ impl<'a> Config<'a> {
     }
 
     /// The secret, if there is one.
-    #[allow(dead_code, reason = "no type has a secret outside of fields yet")]
     pub fn secret(&self, key: &str) -> Option<&'a [u8]> {
         secret(self.get(key)?, self.secrets)
     }
@@ -353,7 +352,6 @@ impl<'a> Config<'a> {
     }
 
     /// The mappings of a list, or those of a mapping with their names (else "").
-    #[allow(dead_code, reason = "no type has a list of mappings yet")]
     pub fn children(&self, key: &str) -> Vec<(&'a str, Self)> {
         fn keys_of(kind: &'static Kind) -> &'static [Key] {
             match kind {
@@ -389,6 +387,16 @@ impl<'a> Config<'a> {
             Some(Value::String(text)) => vec![text],
             _ => Vec::new(),
         }
+    }
+
+    /// The names of a mapping, each with the texts of its list, or its one text.
+    pub fn text_lists(&self, key: &str) -> Vec<(&'a str, Vec<&'a str>)> {
+        let texts = |value: &'a Value| match value {
+            Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+            other => other.as_str().into_iter().collect(),
+        };
+        let map = self.get(key).and_then(Value::as_object);
+        map.into_iter().flatten().map(|(name, value)| (&**name, texts(value))).collect()
     }
 
     /// The blocks of a list.

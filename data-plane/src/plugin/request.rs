@@ -1,6 +1,6 @@
 //! What plugins see of a request and of its answer, and what they say of it.
 
-use std::{fmt::Debug, net::IpAddr, rc::Rc, sync::Arc};
+use std::{cell::OnceCell, fmt::Debug, net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -125,6 +125,8 @@ pub struct Facts {
     pub body_bytes_max: Option<u64>,
     /// Set on whatever answer the client gets, in the place of what the answer has by these names.
     pub answer: Fields,
+    /// Names of the fields that tell upstreams what a token says: they are ours, not the client's.
+    pub told: Option<Arc<[Box<str>]>>,
     /// Dropped when the request is over.
     pub held: Vec<Box<dyn Debug>>,
 }
@@ -137,9 +139,39 @@ pub struct Consumer {
     /// Groups that it belongs to.
     pub groups: Arc<[Box<str>]>,
     /// What a token says of it, if one does; shared with whoever remembers the token.
-    pub claims: Option<Rc<serde_json::Map<String, serde_json::Value>>>,
+    pub claims: Option<Rc<Claims>>,
     /// The type of the plugin that established it.
     pub by: &'static str,
+}
+
+/// What a token says, as it came: taken apart when somebody looks for a claim, and not before.
+#[derive(Debug)]
+pub struct Claims {
+    text: Box<str>,
+    map: OnceCell<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Claims {
+    /// Of this JSON object.
+    #[must_use]
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self { text: text.into(), map: OnceCell::new() }
+    }
+
+    /// How many bytes of memory they take, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        // A name and a value in the map take some four times what they do in the text.
+        self.text.len() * 5
+    }
+}
+
+impl Deref for Claims {
+    type Target = serde_json::Map<String, serde_json::Value>;
+
+    fn deref(&self) -> &Self::Target {
+        self.map.get_or_init(|| serde_json::from_str(&self.text).unwrap_or_default())
+    }
 }
 
 /// What the upstream is asked for instead of the request's own target.

@@ -25,6 +25,7 @@ mod http1;
 mod http2;
 mod inspect;
 mod invariants;
+mod jwt;
 mod limits;
 mod listeners;
 mod plugins;

@@ -114,7 +114,7 @@ fn from(address: &'static str) -> impl Fn(&mut Rig) {
 
 fn consumer(name: &'static str, claims: serde_json::Value) -> impl Fn(&mut Rig) {
     move |rig| {
-        let claims = claims.as_object().cloned().unwrap_or_default();
+        let claims = crate::plugin::Claims::new(claims.to_string());
         rig.facts.consumer = Some(Consumer { name: name.into(), claims: Some(claims.into()), ..Consumer::default() });
     }
 }

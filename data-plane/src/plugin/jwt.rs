@@ -1,0 +1,427 @@
+//! `jwt`: who asks is proven by a signed token (RFC 7519, with the advice of RFC 8725).
+//!
+//! [`keys`] are what signatures are checked with, [`token`] reads a token and proves it, [`cache`] keeps what was proven a
+//! moment ago. A token chooses nothing but one of the keys that are there; whatever is wrong with it, it is told in the words
+//! of RFC 6750 and no further.
+
+pub mod cache;
+pub mod keys;
+pub mod token;
+
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    fmt::Write as _,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jsonwebtoken::Algorithm;
+
+use self::{
+    cache::Cache,
+    keys::{KEY_BYTES_MAX, KEYS_MAX, KeySet},
+    token::{Denied, Rules, TOKEN_BYTES_MAX, Token, Verified},
+};
+use super::{
+    Consumer, Flow, PluginRequest, Reason, Refusal, Spec, caller,
+    config::Config,
+    spec::{Key, Kind},
+};
+use crate::{
+    fields::Fields,
+    forward::alias_is,
+    route::query_values,
+    snapshot::{Id, fault::Faults},
+    upstream,
+};
+
+const NAME: Kind = Kind::Text { max: 256 };
+
+/// A value that a claim may have, or a scope.
+const WORD: Kind = Kind::Text { max: 512 };
+
+const WORDS: Kind = Kind::Either(&[Kind::List(&WORD, 32), WORD]);
+
+const ALGORITHM: Kind = Kind::Word(&[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+]);
+
+const HEADER: &str = "Authorization";
+
+pub(super) static MISSING: Reason = Reason {
+    name: "token_missing",
+    status: 401,
+    detail: "a token is required",
+    when: "There is no token where one is looked for",
+};
+
+pub(super) static INVALID: Reason = Reason {
+    name: "token_invalid",
+    status: 401,
+    detail: "the token is not valid",
+    when: "The token is none, or signed by nobody known, or not valid yet, or its claims are not what is asked for",
+};
+
+pub(super) static EXPIRED: Reason = Reason {
+    name: "token_expired",
+    status: 401,
+    detail: "the token has expired",
+    when: "The token's signature is good, and its `exp` is over",
+};
+
+pub(super) static SCOPE: Reason = Reason {
+    name: "insufficient_scope",
+    status: 403,
+    detail: "the token's scope does not suffice",
+    when: "The token is good, and does not have all of `scopes`",
+};
+
+pub(super) static SPEC: Spec = Spec {
+    name: "jwt",
+    summary: "Lets requests through by a signed token (JWT, RFC 7519).",
+    details: "A key is for the algorithm that it says, or the configuration; one that says nothing is for the algorithm of its kind: \
+RS256 for RSA, ES256 and ES384 for the curves, EdDSA for Ed25519, HS256 for secrets. What a token says of its algorithm \
+chooses nothing: `none` is never taken, nor a public key for a secret.\n\n\
+`exp` must be there, and `exp` and `nbf` must be numbers. A claim that is in an object is named with dots: `realm_access.roles`. \
+Upstreams are told who asks in `X-Consumer-Name` (the claim `sub`) and `X-Consumer-Groups`, and what `forward` says, in which \
+clients can say nothing themselves, in no spelling of the names and in no trailer. The token does not go on to them unless \
+`hide` is false (one in a query does in any case: prefer a header, since queries are in everyone's logs). A token whose subject, \
+groups or forwarded claims cannot be in a header is refused.\n\n\
+A token that was found good is remembered, by each worker, at most until it expires, and never longer than the keys \
+are the same.\n\n\
+Of several plugins that find out who asks, the first that knows settles it: with `optional` on all but the last, a request needs \
+one credential of any of them. A wrong one is refused even then.",
+    keys: &[
+        Key::required(
+            "keys",
+            Kind::List(
+                &Kind::Object(&[
+                    Key::new("kid", NAME, "that of the JWK; else any", "The id that tokens have for it"),
+                    Key::new("algorithm", ALGORITHM, "what such keys are for", "The one algorithm that it is for"),
+                    Key::new("pem", Kind::Outside, "", "A public key, or a certificate, in PEM"),
+                    Key::new("jwk", Kind::Outside, "", "A public key in JSON (RFC 7517)"),
+                    Key::new(
+                        "secret",
+                        Kind::Secret,
+                        "",
+                        "A shared secret of at least 32 bytes; a new line at its end is none of it",
+                    ),
+                ]),
+                KEYS_MAX,
+            ),
+            "What tokens are signed with: each key has one of `pem`, `jwk` and `secret`",
+        ),
+        Key::new("algorithms", Kind::List(&ALGORITHM, 12), "what the keys are for", "The algorithms that are taken"),
+        Key::new("issuers", WORDS, "any", "Good values of `iss`"),
+        Key::new("audiences", WORDS, "any", "Values of which `aud` must have one"),
+        Key::new("leeway", Kind::Duration { min: 0, max: 300_000 }, "30s", "By how much clocks may differ"),
+        Key::new("type", NAME, "any", "What `typ` must be, as in `at+jwt`"),
+        Key::new("required", Kind::List(&NAME, 32), "", "Claims that must be there, whatever they are"),
+        Key::new(
+            "claims",
+            Kind::Map(&WORDS, 32),
+            "",
+            "Claims with their good values; of a list of values, one must be good",
+        ),
+        Key::new("scopes", Kind::List(&WORD, 32), "", "Words that `scope` or `scp` must have, all of them"),
+        Key::new(
+            "header",
+            Kind::AnyFieldName,
+            "Authorization, if neither `query` nor `cookie` is there",
+            "The header that has the token, after `Bearer`, which others than `Authorization` may leave out",
+        ),
+        Key::new("query", NAME, "", "The parameter of the query that has it"),
+        Key::new("cookie", NAME, "", "The cookie that has it"),
+        Key::new("groups_claim", NAME, "groups", "The claim with the groups: a list of texts, or a text for one"),
+        Key::new(
+            "forward",
+            Kind::List(
+                &Kind::Object(&[
+                    Key::required("header", Kind::FieldName, "What upstreams find it in"),
+                    Key::required("claim", NAME, "A text goes there as it is, anything else as JSON"),
+                ]),
+                32,
+            ),
+            "",
+            "Claims that upstreams are told in headers",
+        ),
+        Key::new("realm", Kind::Text { max: 128 }, "api", "Told in `WWW-Authenticate`"),
+        Key::new("optional", Kind::Bool, "false", "Whether requests without a token go on, as nobody's"),
+        Key::new("hide", Kind::Bool, "true", "Whether headers and cookies with the token are removed from the request"),
+    ],
+    example: "keys:\n  - algorithm: ES256\n    jwk: '{\"kty\": \"EC\", \"crv\": \"P-256\", \"kid\": \"main\", \
+\"x\": \"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\", \"y\": \"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}'\n\
+issuers: https://login.example.com\n\
+audiences: [orders]\nscopes: [read]\nforward:\n  - {header: X-User-Email, claim: email}",
+    reasons: &[&MISSING, &INVALID, &EXPIRED, &SCOPE, &caller::REPEATED],
+};
+
+#[derive(Debug)]
+pub(super) struct Jwt {
+    keys: KeySet,
+    rules: Rules,
+    /// Names of the headers of `forward`.
+    told: Arc<[Box<str>]>,
+    header: Option<Box<str>>,
+    query: Option<Box<str>>,
+    cookie: Option<Box<str>>,
+    /// Beginning of the challenge, which has the realm.
+    challenge: Box<str>,
+    /// All of `scopes`, for the challenge.
+    scope: Box<str>,
+    optional: bool,
+    hide: bool,
+}
+
+pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Jwt {
+    let boxed = |texts: Vec<&str>| texts.into_iter().map(Box::from).collect::<Box<[Box<str>]>>();
+    let realm = config.word("realm");
+    check_quotable(config, "realm", realm, faults);
+    let scopes = config.texts("scopes");
+    for scope in &scopes {
+        check_quotable(config, "scopes", scope, faults);
+        if scope.is_empty() || scope.contains(' ') {
+            config.fault("scopes", "a scope is one word", "put each in an item of the list of its own", faults);
+        }
+    }
+    let mut claims = config.texts("required").into_iter().map(|name| (name.into(), Box::default())).collect::<Vec<_>>();
+    for (name, values) in config.text_lists("claims") {
+        if values.is_empty() {
+            config.fault("claims", "there are no good values", "name the claim in `required` for any value", faults);
+        }
+        claims.push((name.into(), boxed(values)));
+    }
+    let mut headers = Vec::<(Box<str>, Box<str>)>::new();
+    for (_, told) in config.children("forward") {
+        let (Some(header), Some(claim)) = (told.text("header"), told.text("claim")) else { continue };
+        if headers.iter().any(|(other, _)| alias_is(other, header)) || caller::is_own(header) {
+            told.fault("header", "the header is taken", "give each claim a header of its own", faults);
+        }
+        headers.push((header.into(), claim.into()));
+    }
+    let text = |key: &str| config.text(key).map(Box::from);
+    let (query, cookie) = (text("query"), text("cookie"));
+    let elsewhere = query.is_some() || cookie.is_some();
+    let algorithms = config.texts("algorithms").into_iter().filter_map(keys::algorithm).collect::<Box<[Algorithm]>>();
+    Jwt {
+        keys: keys_of(config, &algorithms, faults),
+        told: headers.iter().map(|(header, _)| header.clone()).collect(),
+        header: text("header").or_else(|| (!elsewhere).then(|| HEADER.into())),
+        query,
+        cookie,
+        challenge: format!("Bearer realm=\"{realm}\"").into(),
+        scope: scopes.join(" ").into(),
+        optional: config.bool("optional"),
+        hide: config.bool("hide"),
+        rules: Rules {
+            algorithms,
+            issuers: boxed(config.texts("issuers")),
+            audiences: boxed(config.texts("audiences")),
+            leeway: config.duration("leeway").unwrap_or_default().as_secs_f64(),
+            kind: config.text("type").map(|kind| token::bare_type(kind).into()),
+            claims: claims.into(),
+            scopes: boxed(scopes),
+            headers: headers.into(),
+            groups: config.word("groups_claim").into(),
+        },
+    }
+}
+
+fn check_quotable(config: &Config<'_>, key: &str, text: &str, faults: &mut Faults) {
+    if text.bytes().any(|byte| !(b' '..=b'~').contains(&byte) || byte == b'"' || byte == b'\\') {
+        config.fault(key, "this is plain ASCII text without quotes and backslashes", "shorten it", faults);
+    }
+}
+
+fn keys_of(config: &Config<'_>, algorithms: &[Algorithm], faults: &mut Faults) -> KeySet {
+    let found = config.children("keys");
+    if found.is_empty() && config.has("keys") {
+        config.fault("keys", "there is no key", "without one no token can be good", faults);
+    }
+    let mut keys = Vec::new();
+    for (_, entry) in found {
+        let Some(key) = key_of(&entry, faults) else { continue };
+        if !key.is_for_any(algorithms) {
+            entry.fault_here("the key is for none of `algorithms`", "add its algorithm there, or drop the key", faults);
+        }
+        keys.push(key);
+    }
+    KeySet::new(keys)
+}
+
+/// One key of the list; `None` after a fault.
+fn key_of(config: &Config<'_>, faults: &mut Faults) -> Option<keys::Key> {
+    let algorithm = config.text("algorithm").and_then(keys::algorithm);
+    let (pem, jwk, secret) = (config.text("pem"), config.text("jwk"), config.secret("secret"));
+    let (at, read) = match (pem, jwk, config.has("secret")) {
+        (Some(pem), None, false) => ("pem", keys::Key::from_pem(pem.as_bytes())),
+        (None, Some(jwk), false) if jwk.len() <= KEY_BYTES_MAX => {
+            let value = serde_json::from_str::<serde_json::Value>(jwk).map_err(|_| keys::KeyError::Jwk);
+            ("jwk", value.and_then(|value| keys::Key::from_jwk(&value, false)))
+        }
+        (None, Some(_), false) => ("jwk", Err(keys::KeyError::Jwk)),
+        (None, None, true) => {
+            // Files end with a new line. What is wrong with a secret that is not there was told.
+            let secret = secret?;
+            let secret = secret.strip_suffix(b"\n").map_or(secret, |line| line.strip_suffix(b"\r").unwrap_or(line));
+            ("secret", keys::Key::from_secret(secret, algorithm.unwrap_or(Algorithm::HS256)))
+        }
+        _ if config.has("pem") && pem.is_none() || config.has("jwk") && jwk.is_none() => return None,
+        _ => {
+            config.fault_here(
+                "a key is one of `pem`, `jwk` and `secret`",
+                "write each key in an item of its own",
+                faults,
+            );
+            return None;
+        }
+    };
+    let fixed = read.map_err(|error| (at, error)).and_then(|key| match algorithm {
+        Some(algorithm) => key.fixed_to(algorithm).map_err(|error| ("algorithm", error)),
+        None => Ok(key),
+    });
+    match fixed {
+        Ok(mut key) => {
+            key.kid = config.text("kid").map(Box::from).or(key.kid);
+            Some(key)
+        }
+        Err((at, error)) => {
+            config.fault(at, error, "tokens of this key could not be checked", faults);
+            None
+        }
+    }
+}
+
+/// Seconds since 1970, as tokens count.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+impl Jwt {
+    /// `config` is the identity of the plugin with its whole configuration, keys included: with others, nothing that was
+    /// proven before holds.
+    pub fn on_request(&self, config: Id, request: &mut PluginRequest<'_>) -> Flow {
+        if request.facts.consumer.is_some() {
+            self.forget_but(request.facts.told.clone().as_deref(), request.fields);
+            return Flow::Continue;
+        }
+        caller::forget(request.fields);
+        self.forget_but(None, request.fields);
+        let token = match self.token(request) {
+            Ok(Some(token)) => token.into_owned(),
+            Ok(None) if self.optional => return Flow::Continue,
+            Ok(None) => return Refusal::new(&MISSING).field("WWW-Authenticate", self.challenge.as_bytes()).into(),
+            Err(repeated) => {
+                return repeated.field("WWW-Authenticate", &self.error("invalid_request", "several tokens")).into();
+            }
+        };
+        let cache = request.worker.states.own(config, request.now, |_| RefCell::<Cache>::default());
+        let now = now();
+        let known = cache.borrow_mut().get(&token, self.keys.generation, now);
+        let verified = match known.map_or_else(|| self.prove(&token, now, &cache), Ok) {
+            Ok(verified) => verified,
+            Err(denied) => return self.refused(denied),
+        };
+        self.let_through(&verified, request);
+        Flow::Continue
+    }
+
+    fn prove(&self, token: &[u8], now: f64, cache: &RefCell<Cache>) -> Result<Rc<Verified>, Denied> {
+        let verified = Rc::new(self.rules.verify(&Token::read(token)?, &self.keys, now)?);
+        cache.borrow_mut().insert(token, self.keys.generation, Rc::clone(&verified));
+        Ok(verified)
+    }
+
+    fn let_through(&self, verified: &Rc<Verified>, request: &mut PluginRequest<'_>) {
+        if self.hide {
+            self.hide_token(request);
+        }
+        for (name, value) in self.told.iter().zip(&verified.headers) {
+            if let Some(value) = value {
+                request.fields.append(name, value);
+            }
+        }
+        let consumer = Consumer {
+            name: Arc::clone(&verified.subject),
+            groups: Arc::clone(&verified.groups),
+            claims: Some(Rc::clone(&verified.claims)),
+            by: SPEC.name,
+        };
+        caller::is_known(consumer, request.fields, request.facts);
+        request.facts.told = Some(Arc::clone(&self.told));
+    }
+
+    fn token<'r>(&self, request: &'r PluginRequest<'_>) -> Result<Option<Cow<'r, [u8]>>, Refusal> {
+        let fields = &*request.fields;
+        let header = self.header.iter().flat_map(|name| {
+            let bare = !name.eq_ignore_ascii_case(HEADER);
+            fields.get_all(name).filter_map(move |value| bearer(value, bare))
+        });
+        let cookie = self.cookie.iter().flat_map(|name| upstream::cookies(fields, name));
+        let query = request.target.query().unwrap_or_default();
+        let query = self.query.iter().flat_map(|name| query_values(query, name, TOKEN_BYTES_MAX + 1));
+        caller::one(header.chain(cookie).map(Cow::Borrowed).chain(query.map(Cow::Owned)))
+    }
+
+    /// What else such a header has, a password for one, goes on.
+    fn hide_token(&self, request: &mut PluginRequest<'_>) {
+        if let Some(header) = &self.header {
+            let bare = !header.eq_ignore_ascii_case(HEADER);
+            request.fields.retain(|name, value| !alias_is(name, header) || bearer(value, bare).is_none());
+        }
+        if let Some(cookie) = &self.cookie {
+            upstream::remove_cookie(request.fields, cookie);
+        }
+    }
+
+    /// Clients do not say themselves what claims are told in, in no spelling; what another plugin tells there stays.
+    fn forget_but(&self, kept: Option<&[Box<str>]>, fields: &mut Fields) {
+        let is = |names: &[Box<str>], name: &str| names.iter().any(|own| own.eq_ignore_ascii_case(name));
+        if !self.told.is_empty() {
+            fields.retain(|name, _| {
+                kept.is_some_and(|kept| is(kept, name)) || !self.told.iter().any(|own| alias_is(name, own))
+            });
+        }
+    }
+
+    /// Nor in trailers.
+    pub fn on_trailers(&self, trailers: &mut Fields) {
+        caller::forget(trailers);
+        self.forget_but(None, trailers);
+    }
+
+    fn refused(&self, denied: Denied) -> Flow {
+        let (reason, error) = match denied {
+            Denied::Expired => (&EXPIRED, "invalid_token"),
+            Denied::Scope => (&SCOPE, "insufficient_scope"),
+            _ => (&INVALID, "invalid_token"),
+        };
+        let challenge = self.error(error, denied.description());
+        Refusal::new(reason).detail(denied.description()).field("WWW-Authenticate", &challenge).into()
+    }
+
+    /// The challenge of RFC 6750 section 3.
+    fn error(&self, error: &str, description: &str) -> Vec<u8> {
+        let mut challenge = format!("{}, error=\"{error}\", error_description=\"{description}\"", self.challenge);
+        if error == "insufficient_scope" {
+            let _ = write!(challenge, ", scope=\"{}\"", self.scope);
+        }
+        challenge.into_bytes()
+    }
+}
+
+/// The token in a header's value; `None` of another scheme, or if there is no scheme and there must be one.
+fn bearer(value: &[u8], bare: bool) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"Bearer ";
+    match value.split_at_checked(SCHEME.len()) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(SCHEME) => Some(token.trim_ascii()),
+        // Without anything behind it.
+        _ if value.eq_ignore_ascii_case(b"Bearer") => Some(b""),
+        _ => bare.then_some(value),
+    }
+}
+
+#[cfg(test)]
+mod tests;
