@@ -185,6 +185,7 @@ impl Plugin {
             Kind::ApiKey(plugin) => plugin.on_request(request),
             Kind::BasicAuth(plugin) => Box::pin(plugin.on_request(request)).await,
             Kind::Acl(plugin) => plugin.on_request(request),
+            Kind::RateLimit(plugin) if plugin.is_shared() => Box::pin(plugin.ask(self.identity, request)).await,
             Kind::RateLimit(plugin) => plugin.on_request(self.identity, request),
             Kind::ConcurrencyLimit(plugin) => plugin.on_request(self.identity.id, request),
             Kind::Headers(plugin) => plugin.on_request(request),

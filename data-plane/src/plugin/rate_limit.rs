@@ -4,14 +4,22 @@
 //! request moves it on by the time that one request is worth, unless that brings it further than a whole burst from
 //! now. So a key that is not in use needs no memory, and nothing has to be filled up by a timer.
 
+mod redis;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use self::table::Table;
+use self::{
+    redis::{Store, Target},
+    table::Table,
+};
 use super::{
     Flow, PluginRequest, Reason, Refusal, Spec,
     config::Config,
@@ -58,6 +66,25 @@ static NAMED: [Key; 2] = [
 
 const WORDS: Kind = Kind::Word(&["client_ip", "consumer", "route", "plugin"]);
 
+static REDIS: [Key; 6] = [
+    Key::required("url", Kind::Text { max: 1024 }, "`redis://HOST:PORT/DATABASE`, without TLS; 6379 and 0 by default"),
+    Key::new("username", Kind::Text { max: 256 }, "", "The user of its ACL"),
+    Key::new("password", Kind::Secret, "", "The user's, or the one for all"),
+    Key::new(
+        "timeout",
+        Kind::Duration { min: 1, max: 10_000 },
+        "25ms",
+        "How long a request waits for an answer; no other waits after one that got none",
+    ),
+    Key::new(
+        "on_error",
+        Kind::Word(&["local", "open", "closed"]),
+        "local",
+        "Without an answer: each proxy counts for itself, requests go on, or they are refused",
+    ),
+    Key::new("prefix", Kind::Text { max: 256 }, "rustygate", "What the keys in Redis begin with"),
+];
+
 static PART: Kind = Kind::Either(&[WORDS, Kind::Object(&NAMED)]);
 
 pub(super) static LIMITED: Reason = Reason {
@@ -67,20 +94,33 @@ pub(super) static LIMITED: Reason = Reason {
     when: "The key has used up one of its windows; `Retry-After` says when there is room again",
 };
 
+pub(super) static UNAVAILABLE: Reason = Reason {
+    name: "rate_limit_unavailable",
+    status: 503,
+    detail: "the gateway cannot count requests now",
+    when: "Redis does not answer, and `on_error` is `closed`",
+};
+
 pub(super) static SPEC: Spec = Spec {
     name: "rate_limit",
     summary: "Bounds how many requests come in a time.",
     details: "Each key may send `burst` requests at once; what it has used comes back one by one, evenly, `requests` in each `per` (GCRA, \
 a token bucket). So of 100 requests per minute, exactly 100 of a burst pass, then one more each 600 ms. With several \
 windows a request passes if every one of them has room, and one that is refused takes from none.\n\n\
-Requests are counted exactly over all workers of a proxy; several proxies count each for themselves. All places \
+Requests are counted exactly over all workers of a proxy; several proxies count each for themselves, or together with \
+`redis`. All places \
 that name the plugin share its counts, unless `route` is in the key. A push leaves them alone, one that changes the plugin \
 too: who had used half of the old limit has used half of the new one. Other windows or another key begin anew.\n\n\
 A key that has nothing to wait for is forgotten. If more than `max_keys` are in use, those go first that would have had their \
 whole burst again soonest, so that who is at the limit stays there.\n\n\
 Answers have `RateLimit-Policy` (`q`: the burst, `w`: the seconds in which it fills up) and `RateLimit` (`r`: requests that \
 may come now, `t`: seconds until there is one more), as draft-ietf-httpapi-ratelimit-headers-11 has them; refusals \
-`Retry-After`. What a backend says in these headers is replaced.",
+`Retry-After`. What a backend says in these headers is replaced.\n\n\
+With `redis` all proxies that share a Redis (5 or newer) or Valkey share the counts of the plugins that have the same name, limits and `prefix` \
+there. Each worker has one connection, on which one script for each request decides in one step, by the clock of Redis. The \
+first failure takes the connection out of use: from then on no request waits, and `on_error` holds until a new one is there, which is \
+tried for in the background within a second each. Keys are hashes with an expiry; what the counts are worth is as \
+lasting as the Redis is.",
     keys: &[
         Key::new("requests", REQUESTS, "", "How many requests; with `per`, if there are no `windows`"),
         Key::new("per", PER, "", "In which time"),
@@ -103,9 +143,10 @@ its client's address counts",
             "Whether answers have `X-RateLimit-Limit`, `-Remaining` and `-Reset` (seconds until the whole burst is there), of the \
 window with the least left",
         ),
+        Key::new("redis", Kind::Object(&REDIS), "", "Counts together with other proxies"),
     ],
     example: "windows: [{requests: 10, per: 1s}, {requests: 1000, per: 1h}]\nkey: [client_ip, {header: x-tenant}]",
-    reasons: &[&LIMITED],
+    reasons: &[&LIMITED, &UNAVAILABLE],
 };
 
 #[derive(Debug)]
@@ -118,6 +159,29 @@ pub(super) struct RateLimit {
     /// `RateLimit-Policy`, if it is said.
     policy: Option<String>,
     legacy: bool,
+    shared: Option<SharedCounts>,
+}
+
+/// Counts in Redis.
+#[derive(Debug)]
+struct SharedCounts {
+    target: Target,
+    /// Of the target, with its password.
+    id: Id,
+    timeout: Duration,
+    on_error: OnError,
+    /// What keys begin with: the prefix and the plugin's name.
+    prefix: String,
+    /// What the script wants to know of the windows.
+    terms: Vec<(u64, u64)>,
+}
+
+/// What becomes of requests that Redis does not decide about.
+#[derive(Clone, Copy, Debug)]
+enum OnError {
+    Local,
+    Open,
+    Closed,
 }
 
 /// Sorted by their time.
@@ -172,6 +236,7 @@ pub(super) fn compile(config: &Config<'_>, name: &str, faults: &mut Faults) -> R
     let policy =
         |window: &Window| format!("{};q={};w={}", quoted(&window.name), window.burst, window.span.div_ceil(NS));
     RateLimit {
+        shared: config.child("redis").and_then(|redis| shared(&redis, name, &windows, faults)),
         policy: config.bool("headers").then(|| windows.iter().map(policy).collect::<Vec<_>>().join(", ")),
         windows,
         key,
@@ -179,6 +244,42 @@ pub(super) fn compile(config: &Config<'_>, name: &str, faults: &mut Faults) -> R
         keys_max: config.integer("max_keys").and_then(|keys| usize::try_from(keys).ok()).unwrap_or(usize::MAX),
         legacy: config.bool("legacy_headers"),
     }
+}
+
+fn shared(config: &Config<'_>, name: &str, windows: &[Window], faults: &mut Faults) -> Option<SharedCounts> {
+    let mut target = match Target::parse(config.text("url")?) {
+        Ok(target) => target,
+        Err((problem, hint)) => {
+            config.fault("url", problem, hint, faults);
+            return None;
+        }
+    };
+    target.username = config.text("username").map(str::to_owned);
+    // Files end with a new line.
+    let password = config.secret("password").map(|bytes| std::str::from_utf8(bytes).map(str::trim_end));
+    target.password = match password.transpose() {
+        Ok(password) => password.map(str::to_owned),
+        Err(_) => {
+            config.fault("password", "the password is no UTF-8", "", faults);
+            return None;
+        }
+    };
+    if target.username.is_some() && target.password.is_none() {
+        config.fault("username", "there is a user, but no password", "give \"password\" too", faults);
+    }
+    let secret = blake3::hash(format!("{:?}{:?}", target.username, target.password).as_bytes());
+    Some(SharedCounts {
+        id: Id::of("redis", &format!("{target:?} {}", secret.to_hex())),
+        target,
+        timeout: config.duration("timeout").unwrap_or_default(),
+        on_error: match config.word("on_error") {
+            "open" => OnError::Open,
+            "closed" => OnError::Closed,
+            _ => OnError::Local,
+        },
+        prefix: format!("{}:{name}:", config.word("prefix")),
+        terms: windows.iter().map(|window| (window.interval / 1000, window.span / 1000)).collect(),
+    })
 }
 
 /// By their time in milliseconds, sorted.
@@ -210,7 +311,8 @@ fn windows(config: &Config<'_>, name: &str, faults: &mut Faults) -> Vec<(u64, Wi
         let per = u64::try_from(per.as_millis()).unwrap_or(PER_MAX_MS).min(PER_MAX_MS);
         let requests = requests.clamp(1, REQUESTS_MAX);
         let burst = config.integer("burst").unwrap_or(requests).clamp(1, REQUESTS_MAX);
-        let interval = (per * 1_000_000).div_ceil(requests);
+        // Whole microseconds, as Redis has them.
+        let interval = (per * 1000).div_ceil(requests) * 1000;
         let span = interval.saturating_mul(burst);
         if span > SPAN_MAX_NS {
             config.fault("burst", "such a burst takes more than a year to fill up", "make it smaller", faults);
@@ -257,6 +359,32 @@ impl RateLimit {
     pub fn on_request(&self, identity: Identity, request: &mut PluginRequest<'_>) -> Flow {
         let verdict = self.count(identity, request);
         self.conclude(verdict, request)
+    }
+
+    /// Whether a request has to wait for others to count it.
+    pub fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Has Redis count the request.
+    pub async fn ask(&self, identity: Identity, request: &mut PluginRequest<'_>) -> Flow {
+        let Some(shared) = &self.shared else { return self.on_request(identity, request) };
+        let make = |_: &crate::live::States| Store::start(shared.target.clone());
+        let store = request.worker.states.own(shared.id, request.now, make);
+        let mut hasher = blake3::Hasher::new();
+        self.feed(request, &mut |bytes| {
+            hasher.update(bytes);
+        });
+        let key = format!("{}{}", shared.prefix, &hasher.finalize().to_hex()[..32]);
+        if let Ok(verdict) = store.take(&key, &shared.terms, shared.timeout).await {
+            return self.conclude(verdict, request);
+        }
+        request.worker.shared.metrics.gauges.rate_limit_errors.fetch_add(1, Relaxed);
+        match shared.on_error {
+            OnError::Local => self.on_request(identity, request),
+            OnError::Open => Flow::Continue,
+            OnError::Closed => Refusal::new(&UNAVAILABLE).into(),
+        }
     }
 
     /// Counts the request in this proxy's own table.

@@ -145,6 +145,8 @@ pub struct Gauges {
     pub refused: AtomicU64,
     /// TLS handshakes of clients that failed.
     pub handshakes_failed: AtomicU64,
+    /// Requests that Redis did not count for a rate limit.
+    pub rate_limit_errors: AtomicU64,
     /// How often clients ran into each bound.
     pub limits: Hits,
     /// Access log lines dropped because the log could not be written fast enough.
@@ -309,6 +311,11 @@ impl Collector for RequestCollector {
             ("rustygate_client_connections_accepted", "Client connections accepted", &gauges.accepted),
             ("rustygate_client_connections_refused", "Client connections over a bound", &gauges.refused),
             ("rustygate_tls_handshakes_failed", "TLS handshakes of clients that failed", &gauges.handshakes_failed),
+            (
+                "rustygate_rate_limit_errors",
+                "Requests that Redis did not count in time, for which on_error decided",
+                &gauges.rate_limit_errors,
+            ),
             ("rustygate_access_log_dropped", "Access log lines that were not written", &gauges.log_dropped),
         ] {
             let counter = ConstCounter::new(value.load(Relaxed));

@@ -1,5 +1,7 @@
 //! Rate limits: exact over the workers of a proxy, whatever is pushed meanwhile.
 
+mod redis;
+
 use std::net::SocketAddr;
 
 use tokio::{sync::Barrier, time::Instant};
@@ -19,7 +21,7 @@ fn manifest(config: &str, url: &str) -> String {
 }
 
 /// A burst of each connection, all at once; those that passed and those that were refused.
-async fn storm(addrs: &[SocketAddr], requests: usize) -> Outcome {
+async fn storm(addrs: &[SocketAddr], path: &'static str, requests: usize) -> Outcome {
     let barrier = std::sync::Arc::new(Barrier::new(CONNECTIONS));
     let mut tasks = tokio::task::JoinSet::new();
     for index in 0..CONNECTIONS {
@@ -29,7 +31,7 @@ async fn storm(addrs: &[SocketAddr], requests: usize) -> Outcome {
             barrier.wait().await;
             let (mut passed, mut refused) = (0, 0);
             for _ in 0..requests {
-                match client.get("/api").await.status {
+                match client.get(path).await.status {
                     200 => passed += 1,
                     429 => refused += 1,
                     other => panic!("{other}"),
@@ -52,7 +54,7 @@ async fn four_workers_and_sixty_four_connections_let_the_limit_pass_exactly_what
     let workers = |settings: &mut rustygate_data_plane::settings::Settings| settings.workers = Some(4);
     let mut gateway = Gateway::builder().manifest(&hour).proxy_settings(workers).start().await;
     let addrs = [gateway.proxy_addr()];
-    let storming = tokio::spawn(async move { storm(&addrs, 10).await });
+    let storming = tokio::spawn(async move { storm(&addrs, "/api", 10).await });
     // What is pushed in the middle of it has nothing to do with it, or is the plugin itself.
     for round in 0..5 {
         gateway
@@ -67,14 +69,14 @@ async fn four_workers_and_sixty_four_connections_let_the_limit_pass_exactly_what
     assert_eq!(storming.await.expect("no panic"), (100, 540));
     assert_eq!(upstream.requests().len(), 100);
     gateway.apply("routes: [{name: more, path: /more, backend: \"http://127.0.0.1:9\"}]\n").await;
-    assert_eq!(storm(&addrs, 1).await, (0, 64), "after the pushes");
+    assert_eq!(storm(&addrs, "/api", 1).await, (0, 64), "after the pushes");
     let mut http2 = Http2::connect(gateway.proxy_addr()).await;
     assert_eq!(http2.get("/api").await.status, 429);
     // As many as the requirement has it: a hundred in a minute, and what comes back while the test runs.
     let minute = manifest("{requests: 100, per: 1m}", &upstream.url());
     gateway.apply(&minute).await;
     let begun = Instant::now();
-    let (passed, refused) = storm(&addrs, 10).await;
+    let (passed, refused) = storm(&addrs, "/api", 10).await;
     let back = usize::try_from(begun.elapsed().as_millis() / 600).expect("a short time");
     assert!((100..=100 + back).contains(&passed), "{passed} passed; {back} may have come back");
     assert_eq!(passed + refused, 640);
