@@ -1,16 +1,14 @@
 //! `api_key`: lets consumers through by a key.
 
 use super::{
-    Consumer, Flow, PluginRequest, Reason, Refusal, Spec, caller,
+    Consumer, Flow, PluginRequest, Reason, Refusal, Spec,
+    caller::{self, Places},
     config::Config,
     spec::{Key, Kind},
 };
 use crate::{
     consumer::{self, KEY_BYTES_MAX},
-    forward::alias_is,
-    route::query_values,
     snapshot::fault::Faults,
-    upstream,
 };
 
 const NAME: Kind = Kind::Text { max: 256 };
@@ -54,19 +52,13 @@ one credential of any of them. A wrong one is refused even then.",
 
 #[derive(Debug)]
 pub(super) struct ApiKey {
-    header: Option<Box<str>>,
-    query: Option<Box<str>>,
-    cookie: Option<Box<str>>,
+    places: Places,
     optional: bool,
     hide: bool,
 }
 
 pub(super) fn compile(config: &Config<'_>, _: &mut Faults) -> ApiKey {
-    let text = |key: &str| config.text(key).map(Box::from);
-    let (query, cookie) = (text("query"), text("cookie"));
-    let elsewhere = query.is_some() || cookie.is_some();
-    let header = text("header").or_else(|| (!elsewhere).then(|| HEADER.into()));
-    ApiKey { header, query, cookie, optional: config.bool("optional"), hide: config.bool("hide") }
+    ApiKey { places: Places::read(config, HEADER), optional: config.bool("optional"), hide: config.bool("hide") }
 }
 
 impl ApiKey {
@@ -75,7 +67,7 @@ impl ApiKey {
             return Flow::Continue;
         }
         caller::forget(request.fields);
-        let known = match self.key(request) {
+        let known = match self.places.find(request, KEY_BYTES_MAX, whole) {
             Err(repeated) => return repeated.into(),
             Ok(None) if self.optional => return Flow::Continue,
             Ok(None) => return refused(&MISSING),
@@ -83,29 +75,16 @@ impl ApiKey {
         };
         let Some(known) = known else { return refused(&INVALID) };
         if self.hide {
-            self.hide_key(request);
+            self.places.hide(request.fields, whole);
         }
         caller::is_known(Consumer::from_known(known, SPEC.name), request.fields, request.facts);
         Flow::Continue
     }
+}
 
-    fn key(&self, request: &PluginRequest<'_>) -> Result<Option<Vec<u8>>, Refusal> {
-        let fields = &*request.fields;
-        let header = self.header.iter().flat_map(|name| fields.get_all(name)).map(<[u8]>::to_vec);
-        let cookie = self.cookie.iter().flat_map(|name| upstream::cookies(fields, name)).map(<[u8]>::to_vec);
-        let query = request.target.query().unwrap_or_default();
-        let query = self.query.iter().flat_map(|name| query_values(query, name, KEY_BYTES_MAX + 1));
-        caller::one(header.chain(cookie).chain(query))
-    }
-
-    fn hide_key(&self, request: &mut PluginRequest<'_>) {
-        if let Some(header) = &self.header {
-            request.fields.retain(|name, _| !alias_is(name, header));
-        }
-        if let Some(cookie) = &self.cookie {
-            upstream::remove_cookie(request.fields, cookie);
-        }
-    }
+/// A key is all of its header.
+fn whole<'v>(_: &str, value: &'v [u8]) -> Option<&'v [u8]> {
+    Some(value)
 }
 
 /// With what RFC 9110 section 11.6.1 asks for with a 401.

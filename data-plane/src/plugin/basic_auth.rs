@@ -68,7 +68,7 @@ struct Credential {
 
 pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> BasicAuth {
     let realm = config.word("realm");
-    if realm.bytes().any(|byte| !(b' '..=b'~').contains(&byte) || byte == b'"' || byte == b'\\') {
+    if !caller::is_quotable(realm) {
         config.fault("realm", "a realm is plain ASCII text without quotes and backslashes", "shorten it", faults);
     }
     let challenge = format!("Basic realm=\"{realm}\", charset=\"UTF-8\"").into_bytes().into();

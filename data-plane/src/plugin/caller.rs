@@ -1,8 +1,10 @@
 //! What the plugins that find out who asks have in common: where a credential is in a request, and what becomes of a
 //! request whose consumer is known.
 
-use super::{Consumer, Facts, Reason, Refusal};
-use crate::{fields::Fields, forward::alias_is};
+use std::borrow::Cow;
+
+use super::{Consumer, Facts, PluginRequest, Reason, Refusal, config::Config};
+use crate::{fields::Fields, forward::alias_is, route::query_values, upstream};
 
 /// Tells upstreams the name of the consumer.
 pub(super) const NAME: &str = "X-Consumer-Name";
@@ -16,6 +18,56 @@ pub(super) static REPEATED: Reason = Reason {
     detail: "the request has more than one credential of a kind; send one",
     when: "A credential is in several places or lines, so that what checks it and what reads it might take different ones",
 };
+
+/// Where a credential may be in a request.
+#[derive(Debug)]
+pub(super) struct Places {
+    header: Option<Box<str>>,
+    query: Option<Box<str>>,
+    cookie: Option<Box<str>>,
+}
+
+impl Places {
+    /// As the keys `header`, `query` and `cookie` have it; in that header if none of them is there.
+    pub fn read(config: &Config<'_>, header: &str) -> Self {
+        let text = |key: &str| config.text(key).map(Box::from);
+        let (query, cookie) = (text("query"), text("cookie"));
+        let elsewhere = query.is_some() || cookie.is_some();
+        Self { header: text("header").or_else(|| (!elsewhere).then(|| header.into())), query, cookie }
+    }
+
+    /// The only credential there is. `of_header` says what the value of the header of that name has of one; of a query no more than so
+    /// many bytes and one are looked at.
+    pub fn find<'r>(
+        &self,
+        request: &'r PluginRequest<'_>,
+        bytes_max: usize,
+        of_header: for<'v> fn(&str, &'v [u8]) -> Option<&'v [u8]>,
+    ) -> Result<Option<Cow<'r, [u8]>>, Refusal> {
+        let fields = &*request.fields;
+        let values = |name| fields.get_all(name).filter_map(move |value| of_header(name, value));
+        let header = self.header.iter().flat_map(|name| values(name));
+        let cookie = self.cookie.iter().flat_map(|name| upstream::cookies(fields, name));
+        let query = request.target.query().unwrap_or_default();
+        let query = self.query.iter().flat_map(|name| query_values(query, name, bytes_max + 1));
+        one(header.chain(cookie).map(Cow::Borrowed).chain(query.map(Cow::Owned)))
+    }
+
+    /// Removes it from headers, in any spelling of the name, and cookies. What else such a header has goes on.
+    pub fn hide(&self, fields: &mut Fields, of_header: for<'v> fn(&str, &'v [u8]) -> Option<&'v [u8]>) {
+        if let Some(header) = &self.header {
+            fields.retain(|name, value| !alias_is(name, header) || of_header(header, value).is_none());
+        }
+        if let Some(cookie) = &self.cookie {
+            upstream::remove_cookie(fields, cookie);
+        }
+    }
+}
+
+/// Whether a text can stand between quotes in a challenge as it is.
+pub(super) fn is_quotable(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\')
+}
 
 /// Nothing, one, or a refusal if there are several.
 pub(super) fn one<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, Refusal> {

@@ -9,7 +9,6 @@ pub mod keys;
 pub mod token;
 
 use std::{
-    borrow::Cow,
     cell::RefCell,
     fmt::Write as _,
     rc::Rc,
@@ -25,16 +24,15 @@ use self::{
     token::{Denied, Rules, TOKEN_BYTES_MAX, Token, Verified},
 };
 use super::{
-    Consumer, Flow, PluginRequest, Reason, Refusal, Spec, caller,
+    Consumer, Flow, PluginRequest, Reason, Refusal, Spec,
+    caller::{self, Places},
     config::Config,
     spec::{Key, Kind},
 };
 use crate::{
     fields::Fields,
     forward::alias_is,
-    route::query_values,
     snapshot::{Id, fault::Faults},
-    upstream,
 };
 
 const NAME: Kind = Kind::Text { max: 256 };
@@ -164,9 +162,7 @@ pub(super) struct Jwt {
     rules: Rules,
     /// Names of the headers of `forward`.
     told: Arc<[Box<str>]>,
-    header: Option<Box<str>>,
-    query: Option<Box<str>>,
-    cookie: Option<Box<str>>,
+    places: Places,
     /// Beginning of the challenge, which has the realm.
     challenge: Box<str>,
     /// All of `scopes`, for the challenge.
@@ -201,16 +197,11 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Jwt {
         }
         headers.push((header.into(), claim.into()));
     }
-    let text = |key: &str| config.text(key).map(Box::from);
-    let (query, cookie) = (text("query"), text("cookie"));
-    let elsewhere = query.is_some() || cookie.is_some();
     let algorithms = config.texts("algorithms").into_iter().filter_map(keys::algorithm).collect::<Box<[Algorithm]>>();
     Jwt {
         keys: keys_of(config, &algorithms, faults),
         told: headers.iter().map(|(header, _)| header.clone()).collect(),
-        header: text("header").or_else(|| (!elsewhere).then(|| HEADER.into())),
-        query,
-        cookie,
+        places: Places::read(config, HEADER),
         challenge: format!("Bearer realm=\"{realm}\"").into(),
         scope: scopes.join(" ").into(),
         optional: config.bool("optional"),
@@ -230,7 +221,7 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Jwt {
 }
 
 fn check_quotable(config: &Config<'_>, key: &str, text: &str, faults: &mut Faults) {
-    if text.bytes().any(|byte| !(b' '..=b'~').contains(&byte) || byte == b'"' || byte == b'\\') {
+    if !caller::is_quotable(text) {
         config.fault(key, "this is plain ASCII text without quotes and backslashes", "shorten it", faults);
     }
 }
@@ -309,7 +300,7 @@ impl Jwt {
         }
         caller::forget(request.fields);
         self.forget_but(None, request.fields);
-        let token = match self.token(request) {
+        let token = match self.places.find(request, TOKEN_BYTES_MAX, bearer) {
             Ok(Some(token)) => token.into_owned(),
             Ok(None) if self.optional => return Flow::Continue,
             Ok(None) => return Refusal::new(&MISSING).field("WWW-Authenticate", self.challenge.as_bytes()).into(),
@@ -336,7 +327,7 @@ impl Jwt {
 
     fn let_through(&self, verified: &Rc<Verified>, request: &mut PluginRequest<'_>) {
         if self.hide {
-            self.hide_token(request);
+            self.places.hide(request.fields, bearer);
         }
         for (name, value) in self.told.iter().zip(&verified.headers) {
             if let Some(value) = value {
@@ -351,29 +342,6 @@ impl Jwt {
         };
         caller::is_known(consumer, request.fields, request.facts);
         request.facts.told = Some(Arc::clone(&self.told));
-    }
-
-    fn token<'r>(&self, request: &'r PluginRequest<'_>) -> Result<Option<Cow<'r, [u8]>>, Refusal> {
-        let fields = &*request.fields;
-        let header = self.header.iter().flat_map(|name| {
-            let bare = !name.eq_ignore_ascii_case(HEADER);
-            fields.get_all(name).filter_map(move |value| bearer(value, bare))
-        });
-        let cookie = self.cookie.iter().flat_map(|name| upstream::cookies(fields, name));
-        let query = request.target.query().unwrap_or_default();
-        let query = self.query.iter().flat_map(|name| query_values(query, name, TOKEN_BYTES_MAX + 1));
-        caller::one(header.chain(cookie).map(Cow::Borrowed).chain(query.map(Cow::Owned)))
-    }
-
-    /// What else such a header has, a password for one, goes on.
-    fn hide_token(&self, request: &mut PluginRequest<'_>) {
-        if let Some(header) = &self.header {
-            let bare = !header.eq_ignore_ascii_case(HEADER);
-            request.fields.retain(|name, value| !alias_is(name, header) || bearer(value, bare).is_none());
-        }
-        if let Some(cookie) = &self.cookie {
-            upstream::remove_cookie(request.fields, cookie);
-        }
     }
 
     /// Clients do not say themselves what claims are told in, in no spelling; what another plugin tells there stays.
@@ -412,14 +380,14 @@ impl Jwt {
     }
 }
 
-/// The token in a header's value; `None` of another scheme, or if there is no scheme and there must be one.
-fn bearer(value: &[u8], bare: bool) -> Option<&[u8]> {
+/// The token in the value of that header; `None` of another scheme, or if there is no scheme and there must be one.
+fn bearer<'v>(header: &str, value: &'v [u8]) -> Option<&'v [u8]> {
     const SCHEME: &[u8] = b"Bearer ";
     match value.split_at_checked(SCHEME.len()) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(SCHEME) => Some(token.trim_ascii()),
         // Without anything behind it.
         _ if value.eq_ignore_ascii_case(b"Bearer") => Some(b""),
-        _ => bare.then_some(value),
+        _ => (!header.eq_ignore_ascii_case(HEADER)).then_some(value),
     }
 }
 

@@ -39,30 +39,15 @@ pub(super) fn consumer(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Con
 }
 
 fn api_key(faults: &mut Faults, node: &Node<'_>) -> Option<KeyHash> {
-    let key = match in_place(faults, node)? {
-        InPlace::Text(text) => text.into_bytes(),
-        InPlace::Not => {
-            let fields = faults.fields(node, "an API key that is not written in place", ["file", "env", "sha256"])?;
-            let [file, env, hash] = fields.found;
-            match (hash, file.or(env)) {
-                (Some(hash), Some(other)) => {
-                    faults.conflict(hash, other, "keep one");
-                    return None;
-                }
-                (Some(hash), None) => {
-                    let hash = text(faults, &hash.value).map(|text| (KeyHash::from_hex(&text), hash.value.span))?;
-                    if hash.0.is_none() {
-                        let hint = "64 hex digits, as `printf %s \"$KEY\" | sha256sum` prints them";
-                        faults.add(BAD_VALUE, hash.1, "this is no SHA-256", hint);
-                    }
-                    return hash.0;
-                }
-                (None, _) => {
-                    let whole = fields.is_whole();
-                    let (file, env) = (file.map(|entry| &entry.value), env.map(|entry| &entry.value));
-                    line(reference(faults, node, file, env, whole)?)
-                }
+    let key = match given(faults, node, "an API key that is not written in place", "sha256")? {
+        Given::Secret(key) => key,
+        Given::Hash(hash) => {
+            let found = KeyHash::from_hex(&text(faults, hash)?);
+            if found.is_none() {
+                let hint = "64 hex digits, as `printf %s \"$KEY\" | sha256sum` prints them";
+                faults.add(BAD_VALUE, hash.span, "this is no SHA-256", hint);
             }
+            return found;
         }
     };
     match consumer::check_key(&key) {
@@ -83,27 +68,9 @@ fn credential(faults: &mut Faults, node: &Node<'_>) -> Option<wire::BasicCredent
 
 fn password(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Password> {
     use wire::password::Form;
-    let password = match in_place(faults, node)? {
-        InPlace::Text(text) => text.into_bytes(),
-        InPlace::Not => {
-            let fields = faults.fields(node, "a password that is not written in place", ["file", "env", "hash"])?;
-            let [file, env, hash] = fields.found;
-            match (hash, file.or(env)) {
-                (Some(hash), Some(other)) => {
-                    faults.conflict(hash, other, "keep one");
-                    return None;
-                }
-                (Some(hash), None) => {
-                    let hash = text(faults, &hash.value)?;
-                    return Some(wire::Password { form: Some(Form::Hash(hash)) });
-                }
-                (None, _) => {
-                    let whole = fields.is_whole();
-                    let (file, env) = (file.map(|entry| &entry.value), env.map(|entry| &entry.value));
-                    line(reference(faults, node, file, env, whole)?)
-                }
-            }
-        }
+    let password = match given(faults, node, "a password that is not written in place", "hash")? {
+        Given::Secret(password) => password,
+        Given::Hash(hash) => return Some(wire::Password { form: Some(Form::Hash(text(faults, hash)?)) }),
     };
     if !(PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) || password.iter().any(u8::is_ascii_control)
     {
@@ -116,21 +83,44 @@ fn password(faults: &mut Faults, node: &Node<'_>) -> Option<wire::Password> {
     Some(wire::Password { form: Some(Form::Clear(password)) })
 }
 
-enum InPlace {
-    Text(String),
-    Not,
+/// What is in the place of a secret.
+enum Given<'n, 't> {
+    /// It itself, written there or read from elsewhere.
+    Secret(Vec<u8>),
+    /// Its hash.
+    Hash(&'n Node<'t>),
 }
 
-/// A secret that may be written in place. Nothing that is said of it repeats it.
-fn in_place(faults: &mut Faults, node: &Node<'_>) -> Option<InPlace> {
+/// Reads a secret that may be written in place, or else is `what`, whose hash may be under that key. Nothing that is said of a
+/// secret repeats it.
+fn given<'n, 't>(
+    faults: &mut Faults,
+    node: &'n Node<'t>,
+    what: &'static str,
+    hash: &'static str,
+) -> Option<Given<'n, 't>> {
     match node.scalar() {
-        Some(Scalar::Text(text)) => Some(InPlace::Text(text.to_owned())),
+        Some(Scalar::Text(text)) => return Some(Given::Secret(text.as_bytes().to_vec())),
         Some(_) => {
             let message = format!("expected a string, found {}", node.noun());
             faults.add(WRONG_TYPE, node.span, message, "write it in quotes");
+            return None;
+        }
+        None => {}
+    }
+    let fields = faults.fields(node, what, ["file", "env", hash])?;
+    let [file, env, hash] = fields.found;
+    match (hash, file.or(env)) {
+        (Some(hash), Some(other)) => {
+            faults.conflict(hash, other, "keep one");
             None
         }
-        None => Some(InPlace::Not),
+        (Some(hash), None) => Some(Given::Hash(&hash.value)),
+        (None, _) => {
+            let whole = fields.is_whole();
+            let (file, env) = (file.map(|entry| &entry.value), env.map(|entry| &entry.value));
+            reference(faults, node, file, env, whole).map(line).map(Given::Secret)
+        }
     }
 }
 

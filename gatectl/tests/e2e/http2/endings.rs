@@ -4,7 +4,10 @@ use bytes::Bytes;
 use h2::Reason;
 
 use super::bodies::routes;
-use crate::harness::{Client, Gateway, Http2, Peer, Upstream, Wire, answered, body_of, reply, with_gateway, within};
+use crate::{
+    harness::{Client, Gateway, Http2, Peer, Upstream, Wire, answered, body_of, reply, with_gateway, within},
+    threats_http2::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame},
+};
 
 #[tokio::test]
 async fn a_stream_that_the_client_gives_up_is_given_up_at_the_upstream_too() {
@@ -100,12 +103,6 @@ async fn a_request_that_the_upstream_did_not_look_at_is_sent_again_whatever_it_i
     .await;
 }
 
-/// A frame's head: length, type, flags, stream.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
 #[tokio::test]
 async fn a_farewell_that_leaves_a_request_out_sends_it_elsewhere() {
     let upstream = Upstream::start().await;
@@ -114,17 +111,17 @@ async fn a_farewell_that_leaves_a_request_out_sends_it_elsewhere() {
         let answer = tokio::spawn(async move { client.post("/h2", b"order").await });
         let mut wire = upstream.accept().await;
         assert_eq!(wire.exactly(24).await, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        wire.send(frame(4, 0, 0, &[])).await;
+        wire.send(frame(4, 0, 0, [])).await;
         // Its body shows that the request is under way.
         wire.until("order").await;
         // The last stream that was looked at is none.
-        wire.send(frame(7, 0, 0, &[0; 8])).await;
+        wire.send(frame(7, 0, 0, [0; 8])).await;
         let mut other = upstream.accept().await;
         other.exactly(24).await;
-        other.send(frame(4, 0, 0, &[])).await;
+        other.send(frame(4, 0, 0, [])).await;
         other.until("order").await;
         // ":status: 200", and the end of the stream.
-        other.send(frame(1, 5, 1, &[0x88])).await;
+        other.send(frame(1, 5, 1, [0x88])).await;
         assert_eq!(within("an answer", answer).await.expect("no panic").status, 200);
     })
     .await;
@@ -162,13 +159,7 @@ async fn an_upstream_that_goes_away_in_order_loses_nothing() {
     .await;
 }
 
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const HEADERS: u8 = 1;
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 /// A client's connection, frame by frame.
 struct Frames {
@@ -189,7 +180,7 @@ enum Said {
 impl Frames {
     async fn connect(addr: std::net::SocketAddr) -> Self {
         let mut wire = Wire::connect(addr).await;
-        wire.send([&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        wire.send([&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, [])].concat()).await;
         Self { wire, pings: Vec::new() }
     }
 
@@ -207,11 +198,11 @@ impl Frames {
             let (kind, flags, stream) = (head[3], head[4], number(&head[5..]));
             let payload = self.wire.exactly(length as usize).await;
             match kind {
-                SETTINGS if flags & ACK == 0 => self.wire.send(frame(SETTINGS, ACK, 0, &[])).await,
+                SETTINGS if flags & ACK == 0 => self.wire.send(frame(SETTINGS, ACK, 0, [])).await,
                 PING if flags & ACK == 0 => self.pings.push(payload),
                 GOAWAY => return Said::Farewell(number(&payload), number(&payload[4..])),
-                0 | HEADERS if flags & END_STREAM != 0 => return Said::Answered(stream),
-                3 => panic!("stream {stream} was reset"),
+                DATA | HEADERS if flags & END_STREAM != 0 => return Said::Answered(stream),
+                RST_STREAM => panic!("stream {stream} was reset"),
                 _ => {}
             }
         }
