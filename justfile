@@ -30,7 +30,8 @@ deny:
     #!/usr/bin/env bash
     set -euo pipefail
     cargo deny --locked check bans licenses sources
-    if [[ -d ${CARGO_HOME:-$HOME/.cargo}/advisory-dbs ]]; then
+    # A fetch that failed leaves an empty folder.
+    if compgen -G "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs/*/.git/FETCH_HEAD" >/dev/null; then
         cargo deny --locked --offline check advisories
     else
         echo "advisories skipped: no local database (cargo deny fetch db)"
