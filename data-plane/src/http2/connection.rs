@@ -4,12 +4,16 @@
 //! A stream that has something to send puts it into the connection's output, if the windows and the output have room, and
 //! else waits for its turn: those that wait are let in one after another, a frame each, as the client takes what is there.
 //! So a connection holds a bounded piece of all its answers together, however many they are.
+//!
+//! What is little waits until the connection's task has its turn, to go with what others have to say; what is much is sent
+//! by the stream's own: a moment later it would have left the processor's cache.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::VecDeque,
+    io,
     rc::Rc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use super::{
@@ -18,7 +22,10 @@ use super::{
     output::{Output, Rooms},
     stream::Stream,
 };
-use crate::fields::Fields;
+use crate::{fields::Fields, stream::Stream as Socket};
+
+/// As much as is sent without waiting for what others have to say.
+const PUSH_BYTES: usize = 32 << 10;
 
 /// The most requests of a connection at a time.
 pub const STREAMS_MAX: usize = 100;
@@ -57,6 +64,8 @@ const FAREWELL: [u8; 8] = *b"farewell";
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Connection {
+    /// None in tests of what is said.
+    socket: RefCell<Option<Socket>>,
     output: RefCell<Output>,
     rooms: Rc<Rooms>,
     /// By number.
@@ -106,8 +115,9 @@ impl Connection {
     /// Of which the client knows nothing yet: the first frames are waiting. It is told that header sections may have so many
     /// bytes.
     #[must_use]
-    pub fn new(rooms: Rc<Rooms>, section_bytes: u32) -> Self {
+    pub fn new(socket: Option<Socket>, rooms: Rc<Rooms>, section_bytes: u32) -> Self {
         let connection = Self {
+            socket: RefCell::new(socket),
             output: RefCell::default(),
             rooms,
             streams: RefCell::default(),
@@ -154,6 +164,36 @@ impl Connection {
     pub fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// The client's bytes.
+    pub fn socket(&self) -> RefMut<'_, Option<Socket>> {
+        self.socket.borrow_mut()
+    }
+
+    /// Sends what waits, as far as the client takes it; the task is woken when it takes more.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self.socket() {
+            Some(socket) => self.output.borrow_mut().poll_send(cx, socket, &self.rooms),
+            None => Poll::Pending,
+        }
+    }
+
+    /// A stream has put something into the output: sends it, or has it sent.
+    pub fn push(&self) {
+        if self.waits() < PUSH_BYTES {
+            return self.wake();
+        }
+        let Some(waker) = &*self.waker.borrow() else { return };
+        match self.poll_send(&mut Context::from_waker(waker)) {
+            Poll::Ready(Ok(())) => self.let_in(),
+            // That task finds the same.
+            Poll::Ready(Err(_)) => waker.wake_by_ref(),
+            Poll::Pending => {}
         }
     }
 

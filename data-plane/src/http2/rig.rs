@@ -35,7 +35,7 @@ pub struct Rig {
 impl Rig {
     /// Before the first byte of the client's.
     pub fn new() -> Self {
-        let connection = Rc::new(Connection::new(Rc::new(Rooms::default()), 16 << 10));
+        let connection = Rc::new(Connection::new(None, Rc::new(Rooms::default()), 16 << 10));
         let bounds = Bounds { bytes: HEAD_BYTES_MAX, fields: FIELDS_MAX };
         let reader = Reader::new(Rc::clone(&connection), bounds);
         Self { connection, reader, head: RequestHead::default(), input: BytesMut::new(), requests: Vec::new() }

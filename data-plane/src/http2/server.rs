@@ -77,13 +77,13 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &
     let policy = &worker.shared.policy;
     let bounds = Bounds { bytes: policy.head_bytes_max, fields: policy.head_fields_max.min(FIELDS_MAX) };
     let told = bounds.bytes + bounds.fields * FIELD_OVERHEAD;
-    let connection = Rc::new(Connection::new(Rc::clone(&worker.rooms), u32::try_from(told).unwrap_or(u32::MAX)));
+    let told = u32::try_from(told).unwrap_or(u32::MAX);
+    let connection = Rc::new(Connection::new(Some(stream), Rc::clone(&worker.rooms), told));
     let reader = Reader::new(Rc::clone(&connection), bounds);
     let begun = Instant::now();
     let mut driver = Driver {
         worker,
         peer,
-        stream,
         input: BytesMut::new(),
         connection,
         reader,
@@ -93,7 +93,9 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &
         idle_since: None,
     };
     let end = poll_fn(|cx| driver.poll(cx, timer)).await;
-    let Driver { connection, reader, mut stream, .. } = driver;
+    let Driver { connection, reader, .. } = driver;
+    // Whoever still serves a stream keeps the connection, but not the socket.
+    let socket = connection.socket().take();
     match end {
         End::Lost => return connection.end(),
         End::InOrder => {}
@@ -104,18 +106,20 @@ pub async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Rc<Peer>, timer: &
         }
     }
     connection.end();
-    let _ = timer.within(CLOSE_TIME, finish(&connection, &mut stream)).await;
+    if let Some(mut socket) = socket {
+        let _ = timer.within(CLOSE_TIME, finish(&connection, &mut socket)).await;
+    }
 }
 
 /// Sends what is left to be said, and reads for a while what the client still sends: closing would reset the connection of
 /// one who still sends, and the last of it might be lost on the way.
-async fn finish(connection: &Connection, stream: &mut Stream) -> io::Result<()> {
-    poll_fn(|cx| connection.output().borrow_mut().poll_send(cx, stream, connection.rooms())).await?;
-    stream.shutdown().await?;
+async fn finish(connection: &Connection, socket: &mut Stream) -> io::Result<()> {
+    poll_fn(|cx| connection.output().borrow_mut().poll_send(cx, socket, connection.rooms())).await?;
+    socket.shutdown().await?;
     let (mut drained, mut room) = (0, BytesMut::new());
     while drained < LINGER_BYTES_MAX {
         room.clear();
-        match poll_fn(|cx| stream.poll_fill(cx, &mut room)).await? {
+        match poll_fn(|cx| socket.poll_fill(cx, &mut room)).await? {
             0 => break,
             bytes => drained += bytes,
         }
@@ -128,7 +132,6 @@ async fn finish(connection: &Connection, stream: &mut Stream) -> io::Result<()> 
 struct Driver<'w> {
     worker: &'w Rc<Worker>,
     peer: Rc<Peer>,
-    stream: Stream,
     /// What has come and is not read.
     input: BytesMut,
     connection: Rc<Connection>,
@@ -148,8 +151,7 @@ impl Driver<'_> {
             Err(end) => return Poll::Ready(end),
         };
         let connection = &self.connection;
-        let polled = connection.output().borrow_mut().poll_send(cx, &mut self.stream, connection.rooms());
-        if let Poll::Ready(Err(error)) = polled {
+        if let Poll::Ready(Err(error)) = connection.poll_send(cx) {
             tracing::debug!(%error, "HTTP/2 connection failed");
             return Poll::Ready(End::Lost);
         }
@@ -203,11 +205,13 @@ impl Driver<'_> {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut socket = self.connection.socket();
+        let Some(socket) = &mut *socket else { return Poll::Ready(Ok(0)) };
         if self.input.capacity() == 0 {
-            ready!(self.stream.poll_readable(cx, true))?;
+            ready!(socket.poll_readable(cx, true))?;
             self.input = self.worker.rooms.lend_input();
         }
-        self.stream.poll_fill(cx, &mut self.input)
+        socket.poll_fill(cx, &mut self.input)
     }
 
     /// Ends what has lasted long enough.
@@ -228,8 +232,8 @@ impl Driver<'_> {
             self.idle_since = None;
         } else if self.closing && self.reader.is_told() && self.connection.waits() == 0 {
             return Poll::Ready(End::InOrder);
-        } else {
-            self.stream.shrink();
+        } else if let Some(socket) = &*self.connection.socket() {
+            socket.shrink();
         }
         let span = if self.closing { CLOSE_TIME } else { policy.keep_alive_timeout };
         let idle = self.connection.open.get() == 0

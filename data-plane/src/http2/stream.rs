@@ -387,7 +387,7 @@ impl Stream {
             self.sent_all.set(true);
             self.settle();
         }
-        self.connection.wake();
+        self.connection.push();
     }
 }
 
