@@ -365,7 +365,7 @@ pub fn add_request_fields(map: &mut HeaderMap, request: &RequestHead, identity: 
 }
 
 /// Every field that says who the client is, with its value in parts.
-fn identity_fields(identity: &Identity<'_>, mut field: impl FnMut(&str, &[&[u8]])) {
+pub fn identity_fields(identity: &Identity<'_>, mut field: impl FnMut(&str, &[&[u8]])) {
     let forwarded = identity.forwarded;
     let peer = identity.peer.as_bytes();
     if forwarded.chain.is_empty() {

@@ -32,6 +32,7 @@ pub mod route;
 pub mod settings;
 pub mod snapshot;
 mod stream;
+mod subrequest;
 pub mod sync;
 mod target;
 pub mod telemetry;

@@ -13,6 +13,7 @@ mod concurrency_limit;
 mod config;
 mod cors;
 mod fault;
+mod forward_auth;
 mod headers;
 mod ip_filter;
 pub mod jwt;
@@ -44,7 +45,7 @@ use crate::{
 ///
 /// What names a request comes first, then what refuses it without knowing who asks, what answers without an upstream being
 /// asked for (a preflight, a redirect), who asks, what that one may do and how often, and last what changes the request.
-pub static TYPES: [&Spec; 15] = [
+pub static TYPES: [&Spec; 16] = [
     &request_id::SPEC,
     &ip_filter::SPEC,
     &cors::SPEC,
@@ -54,6 +55,7 @@ pub static TYPES: [&Spec; 15] = [
     &jwt::SPEC,
     &api_key::SPEC,
     &basic_auth::SPEC,
+    &forward_auth::SPEC,
     &acl::SPEC,
     &rate_limit::SPEC,
     &concurrency_limit::SPEC,
@@ -100,6 +102,7 @@ enum Kind {
     Jwt(Box<jwt::Jwt>),
     ApiKey(api_key::ApiKey),
     BasicAuth(basic_auth::BasicAuth),
+    ForwardAuth(Box<forward_auth::ForwardAuth>),
     Acl(acl::Acl),
     RateLimit(Box<rate_limit::RateLimit>),
     ConcurrencyLimit(concurrency_limit::ConcurrencyLimit),
@@ -141,6 +144,9 @@ impl Plugin {
             "jwt" => read(plugin, spec, &mut faults, jwt::compile).map(|jwt| Kind::Jwt(Box::new(jwt))),
             "api_key" => read(plugin, spec, &mut faults, api_key::compile).map(Kind::ApiKey),
             "basic_auth" => read(plugin, spec, &mut faults, basic_auth::compile).map(Kind::BasicAuth),
+            "forward_auth" => {
+                read(plugin, spec, &mut faults, forward_auth::compile).map(|auth| Kind::ForwardAuth(Box::new(auth)))
+            }
             "acl" => read(plugin, spec, &mut faults, acl::compile).map(Kind::Acl),
             "rate_limit" => {
                 let compile =
@@ -184,6 +190,7 @@ impl Plugin {
             Kind::Jwt(plugin) => plugin.on_request(self.identity.config, request),
             Kind::ApiKey(plugin) => plugin.on_request(request),
             Kind::BasicAuth(plugin) => Box::pin(plugin.on_request(request)).await,
+            Kind::ForwardAuth(plugin) => Box::pin(plugin.on_request(request)).await,
             Kind::Acl(plugin) => plugin.on_request(request),
             Kind::RateLimit(plugin) if plugin.is_shared() => Box::pin(plugin.ask(self.identity, request)).await,
             Kind::RateLimit(plugin) => plugin.on_request(self.identity, request),
@@ -198,6 +205,15 @@ impl Plugin {
     #[must_use]
     pub fn asks_for_consumers(&self) -> bool {
         matches!(self.kind, Kind::ApiKey(_) | Kind::BasicAuth(_))
+    }
+
+    /// The name of the backend that it sends requests of its own to.
+    #[must_use]
+    pub fn backend(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::ForwardAuth(plugin) => Some(&plugin.backend),
+            _ => None,
+        }
     }
 
     /// The response phase: may change the fields that go to the client.
@@ -215,6 +231,7 @@ impl Plugin {
             Kind::Headers(plugin) => plugin.request.apply_to_trailers(trailers),
             Kind::RequestId(plugin) => plugin.on_trailers(trailers),
             Kind::Jwt(plugin) => plugin.on_trailers(trailers),
+            Kind::ForwardAuth(plugin) => plugin.on_trailers(trailers),
             Kind::ApiKey(_) | Kind::BasicAuth(_) => caller::forget(trailers),
             _ => {}
         }

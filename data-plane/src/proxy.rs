@@ -35,7 +35,7 @@ use crate::{
     },
     plugin::{Chain, Facts, Flow, Plugin, PluginRequest},
     route::RequestView,
-    snapshot::{Protocol, Rule, WeightedBackend},
+    snapshot::{Backend, Protocol, Rule, Snapshot, WeightedBackend},
     target::Target,
     telemetry::{access_log, metrics::Active},
     upstream::{self, Affinity, Asker, Call, Retrying, Tried},
@@ -100,6 +100,21 @@ struct Record {
     reason: &'static str,
     /// The name of the plugin that answered.
     plugin: Option<Box<str>>,
+}
+
+/// What the plugins of a request look up in its snapshot, beyond its rule.
+#[derive(Debug)]
+struct Named {
+    consumers: Option<Arc<Consumers>>,
+    backends: Vec<Arc<Backend>>,
+}
+
+impl Named {
+    fn of(chain: &Chain, snapshot: &Snapshot) -> Self {
+        let asks = chain.iter().any(|plugin| plugin.asks_for_consumers());
+        let backends = chain.iter().filter_map(|plugin| snapshot.backend(plugin.backend()?));
+        Self { consumers: asks.then(|| Arc::clone(&snapshot.consumers)), backends: backends.cloned().collect() }
+    }
 }
 
 /// Where a request goes.
@@ -173,7 +188,7 @@ async fn handle(
     upload.check_length()?;
 
     // One snapshot, loaded once; only the rule is kept.
-    let (rule, behind, chosen, consumers) = {
+    let (rule, behind, chosen, named) = {
         let snapshot = x.worker.shared.snapshot.load();
         record.snapshot = snapshot.revision;
         if snapshot.revision == 0 {
@@ -205,9 +220,8 @@ async fn handle(
         let index = choose_backend(rule, asker(x)).ok_or(ProxyError::NoEndpoint)?;
         let chosen = &rule.backends[index];
         record.backend = Some(Chosen { index, listener: chosen.listener_index(listener) });
-        let asks = record.chain(rule).iter().any(|plugin| plugin.asks_for_consumers());
-        let consumers = asks.then(|| Arc::clone(&snapshot.consumers));
-        (rule, x.target.path.len() - behind.len(), chosen, consumers)
+        let named = Named::of(record.chain(rule), &snapshot);
+        (rule, x.target.path.len() - behind.len(), chosen, named)
     };
     record.series = Some(x.worker.series(rule, &chosen.backend, record.started).begin());
 
@@ -231,9 +245,7 @@ async fn handle(
     let mut plan = attempt::Plan { rule, chosen, chain, strip, rewrite: None, upgrade, key, timeouts, ends };
     if !chain.is_empty() {
         // Plugins see end-to-end fields only; the first to answer ends the request here.
-        if let Some((plugin, flow)) =
-            ask_plugins(x, upload, record, &plan, (behind, trusted, consumers.as_deref())).await?
-        {
+        if let Some((plugin, flow)) = ask_plugins(x, upload, record, &plan, (behind, trusted, &named)).await? {
             return Ok(reply::plugin(x, record, rule, plugin, flow).await);
         }
         plan.rewrite = record.facts.rewrite.take();
@@ -249,7 +261,7 @@ async fn ask_plugins<'p>(
     upload: &Upload,
     record: &mut Record,
     plan: &attempt::Plan<'p>,
-    (prefix, trusted, consumers): (usize, bool, Option<&Consumers>),
+    (prefix, trusted, named): (usize, bool, &Named),
 ) -> Result<Option<(&'p Plugin, Flow)>, ProxyError> {
     let due = turn::due(Some(record.started), plan, plan.timeouts.total);
     let peer = x.client.peer;
@@ -265,7 +277,9 @@ async fn ask_plugins<'p>(
         rule: plan.rule,
         backend: &plan.chosen.backend,
         body_length: upload.length(),
-        consumers,
+        forwarded: x.forwarded,
+        backends: &named.backends,
+        consumers: named.consumers.as_deref(),
         worker: x.worker,
         now: record.started,
         facts: &mut record.facts,

@@ -82,6 +82,12 @@ impl Snapshot {
         self.compiled.backends()
     }
 
+    /// The backend of that name.
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.compiled.backends.get(name)
+    }
+
     /// Every certificate, by name.
     pub fn certificates(&self) -> impl Iterator<Item = &Arc<tls::Certificate>> {
         self.compiled.certificates.values()

@@ -97,7 +97,14 @@ fn page(spec: &Spec) -> String {
     }
     let _ = write!(text, "\n\n## Configuration\n\n| key | type | default | what it is |\n|---|---|---|---|\n");
     keys(spec.keys, "", &mut text);
-    let _ = write!(text, "\n```yaml\nplugins:\n  - name: example\n    type: {}\n    config:\n", spec.name);
+    let named = |line: &&str| {
+        spec.keys.iter().any(|key| matches!(key.kind, Kind::Backend) && line.starts_with(&format!("{}: ", key.name)))
+    };
+    text.push_str("\n```yaml\n");
+    if let Some((_, backend)) = spec.example.lines().find(named).and_then(|line| line.split_once(": ")) {
+        let _ = writeln!(text, "backends:\n  - {{name: {backend}, endpoints: [\"http://10.0.0.7:9000\"]}}");
+    }
+    let _ = write!(text, "plugins:\n  - name: example\n    type: {}\n    config:\n", spec.name);
     for line in spec.example.lines() {
         let _ = writeln!(text, "      {line}");
     }

@@ -13,7 +13,7 @@ use crate::{
     duration,
     fields::{is_field_value, is_token},
     forward::TrustedProxies,
-    snapshot::{fault, fault::Faults},
+    snapshot::{compile::NAME_BYTES_MAX, fault, fault::Faults},
 };
 
 /// The most fields that one plugin sets, adds or removes in one list.
@@ -72,6 +72,7 @@ pub(super) fn check(value: &Value, kind: &Kind, path: &str, secrets: &[wire::Sec
             }
         }
         Kind::Text { max } => check_text(value, *max, path, faults),
+        Kind::Backend => check_text(value, NAME_BYTES_MAX, path, faults),
         Kind::Outside => check_text(value, 1 << 20, path, faults),
         Kind::Word(words) => {
             let Some(text) = expect(value.as_str(), value, path, "a word", faults) else { return };

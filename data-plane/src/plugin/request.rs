@@ -9,6 +9,7 @@ use super::spec::Reason;
 use crate::{
     consumer::Consumers,
     fields::Fields,
+    forward::Forwarded,
     snapshot::{Backend, Id, Rule},
     target::Target,
     worker::{Peer, Worker},
@@ -47,13 +48,15 @@ pub struct Refusal {
     pub fields: Fields,
     /// What the client is told instead of the reason's own sentence. Nothing of what is behind the gateway.
     pub detail: Option<String>,
+    /// What a client that calls no gRPC gets instead of problem details; `fields` say what it is.
+    pub body: Option<Box<Bytes>>,
 }
 
 impl Refusal {
     /// For this reason.
     #[must_use]
     pub fn new(reason: &'static Reason) -> Self {
-        Self { reason, status: reason.status, fields: Fields::new(), detail: None }
+        Self { reason, status: reason.status, fields: Fields::new(), detail: None, body: None }
     }
 
     /// With one more field in the answer; the value is one that a field can have.
@@ -102,6 +105,10 @@ pub struct PluginRequest<'r> {
     pub backend: &'r Backend,
     /// The bytes of the body, if the head says how many; 0 for none.
     pub body_length: Option<u64>,
+    /// What is known of the client beyond its address.
+    pub forwarded: &'r Forwarded,
+    /// Those that plugins of the chain name, as the snapshot of the request has them.
+    pub backends: &'r [Arc<Backend>],
     /// The consumers that there are, if a plugin of the chain asks for them.
     pub consumers: Option<&'r Consumers>,
     /// Who serves.

@@ -13,10 +13,11 @@ use super::*;
 use crate::{
     consumer::{self, Consumers, KeyHash, PasswordHash},
     crew::Crew,
+    forward::Forwarded,
     http1::{Version, head::RequestHead},
     listener::ListenerState,
     route::RequestView,
-    snapshot::{Rule, Snapshot, SnapshotCell},
+    snapshot::{Backend, Rule, Snapshot, SnapshotCell},
     target::Target,
     threads::Terms,
     worker::{Peer, Shared, Worker},
@@ -34,6 +35,8 @@ pub struct Rig {
     pub body_length: Option<u64>,
     pub worker: Rc<Worker>,
     pub rule: Arc<Rule>,
+    pub forwarded: Forwarded,
+    pub backends: Vec<Arc<Backend>>,
     consumers: Consumers,
     prefix: usize,
     peer: Peer,
@@ -65,6 +68,17 @@ impl Rig {
 
     /// The same before several plugins.
     pub fn with(plugins: Vec<wire::Plugin>) -> Self {
+        Self::of(plugins, None)
+    }
+
+    /// The same before one plugin that names this backend.
+    pub fn with_backend(name: &str, url: &str, kind: &str, config: &str) -> Self {
+        let endpoint = wire::Endpoint { url: url.to_owned(), ..wire::Endpoint::default() };
+        let backend = wire::Backend { name: name.to_owned(), endpoints: vec![endpoint], ..wire::Backend::default() };
+        Self::of(vec![message(kind, config)], Some(backend))
+    }
+
+    fn of(plugins: Vec<wire::Plugin>, named: Option<wire::Backend>) -> Self {
         use wire::{backend_ref::Target as To, path_match::Kind as Path, resource::Kind};
         let path = wire::PathMatch { kind: Some(Path::Prefix("/api".to_owned())) };
         let backend =
@@ -76,7 +90,8 @@ impl Rig {
             ..wire::Rule::default()
         };
         let route = wire::Route { name: "r".to_owned(), rules: vec![rule], ..wire::Route::default() };
-        let changes = plugins.into_iter().map(Kind::Plugin).chain([Kind::Route(route)]).map(change);
+        let changes = plugins.into_iter().map(Kind::Plugin).chain(named.map(Kind::Backend)).chain([Kind::Route(route)]);
+        let changes = changes.map(change);
         let snapshot = Snapshot::default().compile(1, &changes.collect::<Vec<_>>()).expect("valid");
         let fields = Fields::new();
         let view = RequestView { listener: "", method: "GET", host: "", path: "/api", query: None, fields: &fields };
@@ -94,6 +109,8 @@ impl Rig {
             body_length: Some(0),
             worker: worker(),
             rule,
+            forwarded: Forwarded::default(),
+            backends: snapshot.backends().cloned().collect(),
             consumers: Consumers::default(),
             prefix: 4,
             peer: Peer::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), Rc::new(state), None),
@@ -158,6 +175,8 @@ impl Rig {
             rule: &self.rule,
             backend: &self.rule.backends[0].backend,
             body_length: self.body_length,
+            forwarded: &self.forwarded,
+            backends: &self.backends,
             consumers: Some(&self.consumers),
             worker: &self.worker,
             now: Instant::now(),

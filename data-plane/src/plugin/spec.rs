@@ -82,6 +82,8 @@ pub enum Kind {
     /// Names of headers that a plugin may change, and their values: text that everyone may see, or `{file: ...}` or
     /// `{env: ...}`, which is sealed at rest and never shown.
     Fields,
+    /// The name of a backend, which must be there.
+    Backend,
     /// An address or a block of them.
     Cidr,
     /// A regex.
@@ -167,6 +169,7 @@ impl Kind {
             Self::Fields => {
                 "names and values of headers; a value is text, or a secret: `{file: ...}` or `{env: ...}`".to_owned()
             }
+            Self::Backend => "name of a backend".to_owned(),
             Self::Cidr => "address or CIDR block".to_owned(),
             Self::Regex => "regex".to_owned(),
             Self::Secret => "secret: text, `{file: ...}` or `{env: ...}`".to_owned(),

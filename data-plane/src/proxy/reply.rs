@@ -38,6 +38,10 @@ pub async fn plugin(x: &mut Exchange<'_, '_>, record: &mut Record, rule: &Rule, 
             x.worker.count_answer(plugin, Some(refusal.reason));
             record.reason = refusal.reason.name;
             let error = ProxyError::Refused { reason: refusal.reason, status: refusal.status };
+            if let Some(body) = refusal.body.filter(|_| !grpc::is_call(&x.request.fields)) {
+                let answer = LocalResponse { status: refusal.status, fields: refusal.fields, body: *body };
+                return local(x, record, Some(rule), answer).await;
+            }
             let detail = refusal.detail.unwrap_or_else(|| error.message());
             problem(x, record, Some(rule), error, &detail, refusal.fields).await
         }

@@ -13,6 +13,7 @@ mod guards;
 mod links;
 mod listener;
 mod matches;
+mod references;
 mod rule;
 mod target;
 mod tls;
@@ -104,6 +105,7 @@ impl Snapshot {
         draft.change_defaults(&changes.defaults);
         draft.renew_certificates(self, &changes);
         draft.renew_plugins(self, &changes);
+        draft.check_references(&changes);
         draft.remove_routes(&changes.routes);
         draft.relink_routes();
         draft.add_routes(&changes.routes);

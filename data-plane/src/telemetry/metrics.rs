@@ -147,6 +147,8 @@ pub struct Gauges {
     pub handshakes_failed: AtomicU64,
     /// Requests that Redis did not count for a rate limit.
     pub rate_limit_errors: AtomicU64,
+    /// Requests that forward_auth got no answer about.
+    pub forward_auth_errors: AtomicU64,
     /// How often clients ran into each bound.
     pub limits: Hits,
     /// Access log lines dropped because the log could not be written fast enough.
@@ -315,6 +317,11 @@ impl Collector for RequestCollector {
                 "rustygate_rate_limit_errors",
                 "Requests that Redis did not count in time, for which on_error decided",
                 &gauges.rate_limit_errors,
+            ),
+            (
+                "rustygate_forward_auth_errors",
+                "Requests about which forward_auth got no answer, for which on_error decided",
+                &gauges.forward_auth_errors,
             ),
             ("rustygate_access_log_dropped", "Access log lines that were not written", &gauges.log_dropped),
         ] {

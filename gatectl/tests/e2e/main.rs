@@ -16,6 +16,7 @@ mod drain;
 mod early_answers;
 mod events;
 mod examples;
+mod forward_auth;
 mod forwarding;
 mod grpc;
 mod harness;

@@ -179,6 +179,48 @@ fn names_of_plugins_that_are_not_there_are_told_with_their_place() {
     assert_eq!(faults(&Snapshot::default(), &[other])[0].code, fault::BAD_VALUE);
 }
 
+fn auth(name: &str, backend: &str) -> wire::Change {
+    plugin(name, "forward_auth", &format!(r#"{{"backend": "{backend}"}}"#))
+}
+
+#[test]
+fn backends_that_plugins_name_are_there_and_are_what_they_are_now() {
+    let service = |url: &str| change(Resource::Backend(backend_message("service", &[url])));
+    let found = faults(&Snapshot::default(), &[auth("a", "servce"), service("http://s:1")]);
+    assert_eq!(told(&found), [(fault::DANGLING, "a", "config.backend")]);
+    assert_eq!(found[0].message, "there is no backend \"servce\"");
+    assert_eq!(found[0].hint, "did you mean \"service\"?");
+    let off = wire::Plugin {
+        name: "off".to_owned(),
+        r#type: "forward_auth".to_owned(),
+        config_json: r#"{"backend": "x"}"#.to_owned(),
+        enabled: Some(false),
+        ..wire::Plugin::default()
+    };
+    assert_eq!(faults(&Snapshot::default(), &[change(Resource::Plugin(off))]).len(), 1, "off, but wrong");
+    // What is at fault itself is told of once.
+    let broken = change(Resource::Backend(backend_message("service", &["ftp://s"])));
+    assert_eq!(told(&faults(&Snapshot::default(), &[auth("a", "service"), broken.clone()])).len(), 1);
+
+    let first = start(&[auth("a", "service"), auth("b", "service"), service("http://s:1")]);
+    let ports = |snapshot: &Snapshot| {
+        let plugins = snapshot.plugins().filter_map(|plugin| snapshot.backend(plugin.backend()?));
+        plugins.map(|backend| backend.endpoints[0].port).collect::<Vec<_>>()
+    };
+    let second = first.compile(2, &[service("http://s:2")]).expect("valid");
+    assert_eq!((ports(&first), ports(&second)), (vec![1, 1], vec![2, 2]));
+    let gone = removal(wire::Kind::Backend, "service");
+    let found = faults(&second, std::slice::from_ref(&gone));
+    assert_eq!(told(&found), [(fault::STILL_USED, "service", "")]);
+    assert_eq!(found[0].message, "backend \"service\" is still used by plugin \"a\", plugin \"b\"");
+    assert_eq!(told(&faults(&second, &[broken])).len(), 1);
+    let found = faults(&second, &[gone.clone(), auth("a", "service"), removal(wire::Kind::Plugin, "b")]);
+    assert_eq!(told(&found), [(fault::DANGLING, "a", "config.backend")]);
+    let other = change(Resource::Backend(backend_message("other", &["http://o:3"])));
+    let third = second.compile(3, &[gone, auth("a", "other"), removal(wire::Kind::Plugin, "b"), other]).expect("valid");
+    assert_eq!(ports(&third), [3]);
+}
+
 #[test]
 fn a_plugin_that_changes_its_type_runs_as_what_it_is_now() {
     let first = start(&[plugin("p", "request_id", ""), backend_with(&[]), route_with(&["p"], &[])]);
