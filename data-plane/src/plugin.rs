@@ -17,6 +17,7 @@ mod forward_auth;
 mod headers;
 mod ip_filter;
 pub mod jwt;
+pub mod mirror;
 mod rate_limit;
 mod redirect;
 mod request;
@@ -45,7 +46,7 @@ use crate::{
 ///
 /// What names a request comes first, then what refuses it without knowing who asks, what answers without an upstream being
 /// asked for (a preflight, a redirect), who asks, what that one may do and how often, and last what changes the request.
-pub static TYPES: [&Spec; 16] = [
+pub static TYPES: [&Spec; 17] = [
     &request_id::SPEC,
     &ip_filter::SPEC,
     &cors::SPEC,
@@ -61,6 +62,7 @@ pub static TYPES: [&Spec; 16] = [
     &concurrency_limit::SPEC,
     &headers::SPEC,
     &rewrite::SPEC,
+    &mirror::SPEC,
     &respond::SPEC,
 ];
 
@@ -108,6 +110,7 @@ enum Kind {
     ConcurrencyLimit(concurrency_limit::ConcurrencyLimit),
     Headers(Box<headers::Headers>),
     Rewrite(rewrite::Rewrite),
+    Mirror(mirror::Mirror),
     Respond(LocalResponse),
 }
 
@@ -160,6 +163,7 @@ impl Plugin {
                 read(plugin, spec, &mut faults, headers::compile).map(|headers| Kind::Headers(Box::new(headers)))
             }
             "rewrite" => read(plugin, spec, &mut faults, rewrite::compile).map(Kind::Rewrite),
+            "mirror" => read(plugin, spec, &mut faults, mirror::compile).map(Kind::Mirror),
             "respond" => read(plugin, spec, &mut faults, respond::compile).map(Kind::Respond),
             _ => None,
         };
@@ -197,6 +201,7 @@ impl Plugin {
             Kind::ConcurrencyLimit(plugin) => plugin.on_request(self.identity.id, request),
             Kind::Headers(plugin) => plugin.on_request(request),
             Kind::Rewrite(plugin) => plugin.on_request(request),
+            Kind::Mirror(plugin) => plugin.on_request(self.identity.id, request),
             Kind::Respond(response) => Flow::Respond(Box::new(response.clone())),
         }
     }
@@ -212,6 +217,7 @@ impl Plugin {
     pub fn backend(&self) -> Option<&str> {
         match &self.kind {
             Kind::ForwardAuth(plugin) => Some(&plugin.backend),
+            Kind::Mirror(plugin) => Some(&plugin.backend),
             _ => None,
         }
     }

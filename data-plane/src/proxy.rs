@@ -33,7 +33,7 @@ use crate::{
         body::Piece,
         head::{RequestHead, ResponseHead},
     },
-    plugin::{Chain, Facts, Flow, Plugin, PluginRequest},
+    plugin::{Chain, Facts, Flow, Plugin, PluginRequest, mirror::copies::Copying},
     route::RequestView,
     snapshot::{Backend, Protocol, Rule, Snapshot, WeightedBackend},
     target::Target,
@@ -250,6 +250,10 @@ async fn handle(
         }
         plan.rewrite = record.facts.rewrite.take();
         upload.bound(record.facts.body_bytes_max)?;
+        let copies = std::mem::take(&mut record.facts.copies);
+        if !upgrade {
+            upload.copy(Copying::begin(copies, x.worker));
+        }
     }
     send(x, upload, record, &plan).await
 }
@@ -414,7 +418,7 @@ fn choose_backend(rule: &Rule, asker: Asker<'_>) -> Option<usize> {
 }
 
 /// Whether sending a request twice does what sending it once does (RFC 9110 section 9.2.2).
-fn is_idempotent(method: &str) -> bool {
+pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 

@@ -1,4 +1,5 @@
-//! Requests that the gateway makes by itself while it serves others: what forward_auth asks.
+//! Requests that the gateway makes by itself while it serves others: what forward_auth asks, and
+//! what mirror sends.
 //!
 //! A subrequest goes where a route's request to the same backend would: its balancing and health choose the endpoint, its
 //! limits and its budget of retries hold, and the connection is one of this worker's pool. Head and body are small and
@@ -14,9 +15,16 @@ use crate::{
     error::ProxyError,
     fields::Fields,
     forward::sanitise_response,
+    grpc,
     health::Group,
-    http1::{Framing, body::Piece, head::ResponseHead, write},
+    http1::{
+        Framing,
+        body::Piece,
+        head::{ResponseHead, defines_body},
+        write,
+    },
     http2::{self, Receiver, Sender},
+    proxy::is_idempotent,
     resolve::ConnectError,
     snapshot::{Backend, Endpoint, Retry},
     stream::Pressure,
@@ -35,7 +43,7 @@ const INTERIM_MAX: u32 = 32;
 pub struct Subrequest<'a> {
     /// A token.
     pub method: &'a str,
-    /// Canonical; behind the endpoint's own.
+    /// Canonical; behind the endpoint's own; may be empty.
     pub path: &'a str,
     /// Without its question mark.
     pub query: Option<&'a str>,
@@ -43,15 +51,21 @@ pub struct Subrequest<'a> {
     pub host: Option<&'a str>,
     /// End-to-end fields, and who asks.
     pub fields: &'a Fields,
+    /// All of it; may be empty.
+    pub body: &'a [u8],
 }
 
-/// How long an answer is waited for, and how much of it is kept.
+/// How long an answer is waited for, and how much of it is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct Terms {
     /// For all tries together.
     pub time: Duration,
-    /// Of the body.
+    /// Tries beyond the first, but for those that a pooled connection costs which was closed.
+    pub retries: u32,
+    /// The most bytes of the answer's body.
     pub body_bytes_max: usize,
+    /// Whether somebody wants to have the answer's body.
+    pub keeps_body: bool,
 }
 
 /// What is answered.
@@ -61,7 +75,7 @@ pub struct Answer {
     pub status: u16,
     /// The end-to-end fields.
     pub fields: Fields,
-    /// `None` if it has more bytes than are kept.
+    /// Empty if nobody wants it; `None` if it has more bytes than are read.
     pub body: Option<Bytes>,
 }
 
@@ -87,10 +101,10 @@ pub async fn ask(
     backend: &Arc<Backend>,
     asker: Asker<'_>,
     request: &Subrequest<'_>,
-    bounds: Bounds,
+    terms: Terms,
 ) -> Result<Answer, ProxyError> {
     let begun = Instant::now();
-    let due = begun + bounds.time;
+    let due = begun + terms.time;
     let upstreams = &worker.upstreams;
     let state = upstreams.backend(backend);
     let view = state.view(backend, upstreams);
@@ -98,7 +112,8 @@ pub async fn ask(
     state.budget.deposit(backend.retry_budget, begun);
     let _permit = admit(backend, &view.group, due).await?;
     let affinity = Affinity::read(backend, asker);
-    let retry = Retry::default();
+    let retry = Retry { attempts: terms.retries, ..Retry::default() };
+    let idempotent = is_idempotent(request.method);
     let (mut tried, mut retries, mut fresh) = (Tried::default(), 0, false);
     loop {
         let now = Instant::now();
@@ -108,14 +123,14 @@ pub async fn ask(
         let _in_flight = call.pool().begin(now);
         let attempt =
             Attempt { worker, backend, endpoint: &backend.endpoints[current], group: &view.group, call: &call, due };
-        let failure = match attempt.run(request, bounds, fresh).await {
+        let failure = match attempt.run(request, terms, fresh).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
         if failure.error.is_upstream_failure() && !failure.stale {
             call.failed(upstreams);
         }
-        if failure.stale && !fresh {
+        if failure.stale && idempotent && !fresh {
             fresh = true;
             continue;
         }
@@ -127,7 +142,7 @@ pub async fn ask(
             current,
             tried: &tried,
             upstreams,
-            idempotent: true,
+            idempotent,
             retries,
             asked: std::cell::Cell::default(),
         };
@@ -179,14 +194,14 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run(&self, request: &Subrequest<'_>, bounds: Bounds, fresh: bool) -> Result<Answer, Failure> {
+    async fn run(&self, request: &Subrequest<'_>, terms: Terms, fresh: bool) -> Result<Answer, Failure> {
         let pool = self.call.pool();
         // Dropped from last to first: a connection is closed before another may take its place.
         let Connection { slot, mut link, address, reused } = self.connection(pool, fresh).await?;
         let (mut input, mut output) = (BytesMut::new(), Vec::new());
         let mut head = ResponseHead::default();
         let exchanged = {
-            let exchange = self.exchange(&mut link, &mut input, &mut output, &mut head, request, bounds);
+            let exchange = self.exchange(&mut link, &mut input, &mut output, &mut head, request, terms);
             timeout_at(self.due, exchange).await
         };
         let body = match exchanged {
@@ -258,7 +273,7 @@ impl Attempt<'_> {
         output: &mut Vec<u8>,
         head: &mut ResponseHead,
         request: &Subrequest<'_>,
-        bounds: Bounds,
+        terms: Terms,
     ) -> Result<Option<Bytes>, ProxyError> {
         let pressure = Pressure::default();
         let outgoing;
@@ -272,20 +287,26 @@ impl Attempt<'_> {
             }
             Link::Http2(lease) => {
                 let head = self.http2_head(request).map_err(|_| ProxyError::BadForm)?;
-                let (response, sent) = lease.send(head, true).await.map_err(|_| ProxyError::UpstreamClosed)?;
+                let (response, sent) =
+                    lease.send(head, request.body.is_empty()).await.map_err(|_| ProxyError::UpstreamClosed)?;
                 outgoing = sent;
                 let sink = Sink::UpstreamStream(Sender::new(&outgoing, &pressure));
                 (Source::UpstreamStream(Receiver::answer(response)), sink)
             }
         };
-        to.flush().await.map_err(|_| ProxyError::UpstreamClosed)?;
+        // Who closes before all is sent may have answered.
+        let sent = send_body(&mut to, request.body).await.is_ok();
         final_head(&mut from, head, request.method).await?;
         self.call.answered(head.status, &self.worker.upstreams);
-        body(&mut from, head.framing, bounds.body_bytes_max).await
+        head.connection.close |= !sent;
+        read_body(&mut from, head.framing, terms).await
     }
 
     fn path<'r>(&'r self, request: &Subrequest<'r>) -> [&'r str; 2] {
-        [&self.endpoint.base_path, request.path]
+        match (&*self.endpoint.base_path, request.path) {
+            ("", "") => ["/", ""],
+            (base, path) => [base, path],
+        }
     }
 
     fn host<'r>(&'r self, request: &Subrequest<'r>) -> &'r str {
@@ -296,6 +317,9 @@ impl Attempt<'_> {
         write::request_line(out, request.method, self.path(request), request.query);
         write::field(out, "Host", self.host(request).as_bytes());
         request.fields.iter().for_each(|(name, value)| write::field(out, name, value));
+        if let Some(length) = content_length(request) {
+            write::field(out, "Content-Length", length.to_string().as_bytes());
+        }
         out.extend_from_slice(b"\r\n");
     }
 
@@ -303,8 +327,29 @@ impl Attempt<'_> {
         let (scheme, host) = (self.endpoint.scheme(), self.host(request));
         let mut head = http2::head::request(request.method, scheme, host, self.path(request), request.query)?;
         http2::head::append_all(head.headers_mut(), request.fields)?;
+        if let Some(length) = content_length(request) {
+            head.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+        }
+        if grpc::is_call(request.fields) {
+            http2::head::append(head.headers_mut(), "te", b"trailers")?;
+        }
         Ok(head)
     }
+}
+
+/// A method that defines a body says that it has none.
+fn content_length(request: &Subrequest<'_>) -> Option<usize> {
+    let length = request.body.len();
+    (length > 0 || defines_body(request.method)).then_some(length)
+}
+
+async fn send_body(to: &mut Sink<'_>, body: &[u8]) -> io::Result<()> {
+    if !body.is_empty() {
+        let framing = Framing::Length(body.len() as u64);
+        to.copy(framing, body).await?;
+        to.end(framing, &Fields::new())?;
+    }
+    to.flush().await
 }
 
 /// Reads the head of the answer; interim ones before it say nothing to anyone.
@@ -354,18 +399,22 @@ async fn read_head(from: &mut Source<'_>, head: &mut ResponseHead, method: &str)
     }
 }
 
-/// Reads a body of so many bytes at most; `None` if it has more.
-async fn body(from: &mut Source<'_>, framing: Framing, most: usize) -> Result<Option<Bytes>, ProxyError> {
+/// Reads the answer's body; `None` if it has more bytes than are read.
+async fn read_body(from: &mut Source<'_>, framing: Framing, terms: Terms) -> Result<Option<Bytes>, ProxyError> {
+    let most = terms.body_bytes_max;
     from.begin(framing);
     if from.known_rest().is_some_and(|rest| rest > most as u64) {
         return Ok(None);
     }
-    let mut body = BytesMut::new();
+    let (mut body, mut read) = (BytesMut::new(), 0);
     loop {
         match from.next().map_err(|_| ProxyError::UpstreamProtocol)? {
-            Piece::Data(bytes) if body.len() + bytes > most => return Ok(None),
+            Piece::Data(bytes) if read + bytes > most => return Ok(None),
             Piece::Data(bytes) => {
-                body.extend_from_slice(from.bytes(bytes));
+                read += bytes;
+                if terms.keeps_body {
+                    body.extend_from_slice(from.bytes(bytes));
+                }
                 from.took(bytes);
             }
             Piece::More => match from.fill_little().await {

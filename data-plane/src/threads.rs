@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     crew::Crew,
     listener::{self, ListenerState},
+    plugin::mirror::copies,
     telemetry::access_log::{AccessLog, Sink},
     tls,
     worker::{Shared, Worker},
@@ -198,6 +199,7 @@ impl Listening {
 async fn run(worker: Worker, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(worker);
     tokio::task::spawn_local(Rc::clone(&worker).tick());
+    tokio::task::spawn_local(copies::send_all(Rc::clone(&worker)));
     let (_enlisted, mut handed) = worker.crew.enlist(worker.index);
     let mut listeners = HashMap::<u64, Listening>::new();
     loop {

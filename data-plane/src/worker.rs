@@ -24,7 +24,7 @@ use crate::{
     limit::{Limit, PerIp},
     listener::ListenerState,
     live::{IdMap, Own, States},
-    plugin::{Plugin, Reason},
+    plugin::{Plugin, Reason, mirror::copies::Copies},
     resolve::Names,
     snapshot::{Backend, Id, Rule, SnapshotCell},
     target::Target,
@@ -159,6 +159,8 @@ pub struct Worker {
     pub date: DateCache,
     /// What plugins keep in this worker.
     pub states: Own,
+    /// What goes to mirrors.
+    pub copies: Rc<Copies>,
     /// Bytes of large heads of HTTP/2 requests that are not over.
     pub large_heads: Cell<usize>,
     /// Room for what HTTP/2 connections send and receive.
@@ -251,6 +253,7 @@ impl Worker {
             overflow,
             log,
             date: DateCache::default(),
+            copies: Rc::default(),
             large_heads: Cell::new(0),
             rooms: Rc::default(),
             idle_servers: RefCell::default(),

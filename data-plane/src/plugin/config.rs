@@ -55,6 +55,11 @@ pub(super) fn check(value: &Value, kind: &Kind, path: &str, secrets: &[wire::Sec
             }
             None => drop(expect(None::<()>, value, path, "a whole number", faults)),
         },
+        Kind::Percent => match value.as_f64() {
+            Some(percent) if (0.0..=100.0).contains(&percent) => {}
+            Some(_) => faults.add(fault::BAD_PLUGIN_CONFIG, path, format_args!("{value} is not within 0 to 100")),
+            None => drop(expect(None::<()>, value, path, "a number from 0 to 100", faults)),
+        },
         Kind::Duration { min, max } => {
             let Some(text) = expect(value.as_str(), value, path, "a duration, as in 5s", faults) else { return };
             match duration::parse(text) {
@@ -305,6 +310,12 @@ impl<'a> Config<'a> {
     pub fn integer(&self, key: &str) -> Option<u64> {
         let default = || self.key(key).and_then(|key| key.default.replace(',', "").parse().ok());
         self.get(key).and_then(Value::as_u64).or_else(default)
+    }
+
+    /// The percentage, or the table's default if that is one.
+    pub fn percent(&self, key: &str) -> Option<f64> {
+        let default = || self.key(key).and_then(|key| key.default.parse().ok());
+        self.get(key).and_then(Value::as_f64).or_else(default)
     }
 
     /// The time, or the table's default if that is one.

@@ -16,12 +16,15 @@ use crate::{
     forward::{self, Identity, alias_begins, alias_is},
     grpc,
     snapshot::fault::{Faults, shown},
-    subrequest::{Answer, Bounds, Subrequest, ask},
+    subrequest::{Answer, Subrequest, Terms, ask},
     upstream::Asker,
 };
 
 /// The most bytes of an answer's body.
 const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Tries beyond the first, within the time that there is.
+const RETRIES: u32 = 2;
 
 /// The most bytes of `path`, and of `host`.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -193,9 +196,10 @@ impl ForwardAuth {
             query: self.query.as_deref(),
             host: self.host.as_deref(),
             fields: &fields,
+            body: b"",
         };
-        let bounds = Bounds { time: self.timeout, body_bytes_max: BODY_BYTES_MAX };
-        match ask(request.worker, backend, asker, &subrequest, bounds).await {
+        let terms = Terms { time: self.timeout, retries: RETRIES, body_bytes_max: BODY_BYTES_MAX, keeps_body: true };
+        match ask(request.worker, backend, asker, &subrequest, terms).await {
             Ok(answer) => Some(answer),
             Err(error) => {
                 tracing::debug!(backend = %backend.name, error = error.reason(), "forward_auth got no answer");

@@ -5,7 +5,7 @@ use std::{cell::OnceCell, fmt::Debug, net::IpAddr, ops::Deref, rc::Rc, sync::Arc
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::spec::Reason;
+use super::{mirror::copies::RequestCopy, spec::Reason};
 use crate::{
     consumer::Consumers,
     fields::Fields,
@@ -134,6 +134,8 @@ pub struct Facts {
     pub answer: Fields,
     /// Names of the fields that tell upstreams what a token says: they are ours, not the client's.
     pub told: Option<Arc<[Box<str>]>>,
+    /// What goes to mirrors, if the request goes upstream.
+    pub copies: Vec<RequestCopy>,
     /// Dropped when the request is over.
     pub held: Vec<Box<dyn Debug>>,
 }

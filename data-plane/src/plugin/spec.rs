@@ -59,6 +59,8 @@ pub enum Kind {
         /// The most.
         max: u64,
     },
+    /// A number from 0 to 100, with a fraction or without.
+    Percent,
     /// A time within bounds in milliseconds, both included: "5s".
     Duration {
         /// The least.
@@ -128,7 +130,7 @@ impl Kind {
             Self::Object(_) | Self::Map(..) | Self::Fields => shape == Shape::Map,
             Self::List(..) => shape == Shape::List,
             Self::Bool => shape == Shape::Bool,
-            Self::Integer { .. } => shape == Shape::Number,
+            Self::Integer { .. } | Self::Percent => shape == Shape::Number,
             Self::Secret | Self::Outside => matches!(shape, Shape::Map | Shape::Text),
             _ => shape == Shape::Text,
         };
@@ -161,6 +163,7 @@ impl Kind {
         match self {
             Self::Bool => "true or false".to_owned(),
             Self::Integer { min, max } => format!("{min} to {max}"),
+            Self::Percent => "0 to 100, also with a fraction".to_owned(),
             Self::Duration { min, max } => format!("duration, {} to {}", write(*min), write(*max)),
             Self::Text { max } => format!("text, up to {max} bytes"),
             Self::Word(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),

@@ -19,6 +19,7 @@ use crate::{
     body::{Sink, Source},
     error::ProxyError,
     http1::{Framing, body::Piece},
+    plugin::mirror::copies::Copying,
 };
 
 /// Bodies up to this size are kept while they are sent, so that they can be sent again.
@@ -32,6 +33,8 @@ pub struct Upload {
     bytes_max: u64,
     /// All that was taken, while it can be sent again.
     replay: Option<Vec<u8>>,
+    /// What mirrors get of it.
+    copies: Copying,
     /// When all of it was sent for the first time; the upstream's time runs from then on.
     pub sent_at: Option<Instant>,
 }
@@ -52,7 +55,7 @@ pub enum Stop {
 impl Upload {
     /// Of a request framed so, whose body may have so many bytes.
     pub fn new(framing: Framing, bytes_max: u64) -> Self {
-        Self { framing, taken: 0, bytes_max, replay: None, sent_at: None }
+        Self { framing, taken: 0, bytes_max, replay: None, copies: Copying::default(), sent_at: None }
     }
 
     /// Whether the body, as far as the head tells, is within its bound.
@@ -78,6 +81,14 @@ impl Upload {
         self.check_length()
     }
 
+    /// Copies what is taken from now on to mirrors, too.
+    pub fn copy(&mut self, copies: Copying) {
+        self.copies = copies;
+        if self.framing == Framing::Empty {
+            self.copies.finish();
+        }
+    }
+
     /// Keeps what is taken from now on, for another try.
     pub fn keep_for_replay(&mut self, keep: bool) {
         self.replay = (keep && self.framing != Framing::Empty).then(Vec::new);
@@ -95,6 +106,7 @@ impl Upload {
     /// This piece is on its way.
     fn keep(&mut self, piece: &[u8]) {
         self.taken += piece.len() as u64;
+        self.copies.keep(piece);
         if let Some(replay) = &mut self.replay {
             if replay.len() + piece.len() > REPLAY_BYTES_MAX {
                 self.replay = None;
@@ -179,6 +191,7 @@ async fn send_body(
                 }
                 to.end(upload.framing, from.trailers()).map_err(|_| Halt::Upstream)?;
                 to.flush().await.map_err(|_| Halt::Upstream)?;
+                upload.copies.finish();
                 flow.body_sent(*upload.sent_at.get_or_insert_with(Instant::now));
                 return Ok(());
             }

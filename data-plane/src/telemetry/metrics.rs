@@ -134,6 +134,49 @@ impl Drop for Active {
     }
 }
 
+/// Why a copy of a request was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorDrop {
+    /// Its body is over the bound.
+    TooLarge,
+    /// There are as many as may be.
+    Busy,
+    /// The request ended before all of its body had gone upstream.
+    Unfinished,
+    /// The mirror gave no whole answer.
+    Failed,
+}
+
+impl MirrorDrop {
+    const ALL: [Self; 4] = [Self::TooLarge, Self::Busy, Self::Unfinished, Self::Failed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Busy => "busy",
+            Self::Unfinished => "unfinished",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How many copies were dropped, by reason.
+#[derive(Debug, Default)]
+pub struct MirrorDrops([AtomicU64; MirrorDrop::ALL.len()]);
+
+impl MirrorDrops {
+    /// One more.
+    pub fn count(&self, reason: MirrorDrop) {
+        self.0[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So many so far.
+    #[must_use]
+    pub fn get(&self, reason: MirrorDrop) -> u64 {
+        self.0[reason as usize].load(Relaxed)
+    }
+}
+
 /// Counts of the process as a whole, written by any thread but rarely.
 #[derive(Debug, Default)]
 pub struct Gauges {
@@ -149,6 +192,10 @@ pub struct Gauges {
     pub rate_limit_errors: AtomicU64,
     /// Requests that forward_auth got no answer about.
     pub forward_auth_errors: AtomicU64,
+    /// Copies of requests that mirrors answered.
+    pub mirrored: AtomicU64,
+    /// Those that were dropped.
+    pub mirror_drops: MirrorDrops,
     /// How often clients ran into each bound.
     pub limits: Hits,
     /// Access log lines dropped because the log could not be written fast enough.
@@ -323,10 +370,17 @@ impl Collector for RequestCollector {
                 "Requests about which forward_auth got no answer, for which on_error decided",
                 &gauges.forward_auth_errors,
             ),
+            ("rustygate_mirrored_requests", "Copies of requests that mirrors answered", &gauges.mirrored),
             ("rustygate_access_log_dropped", "Access log lines that were not written", &gauges.log_dropped),
         ] {
             let counter = ConstCounter::new(value.load(Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let help = "Copies of requests that were dropped";
+        let mut family = encoder.encode_descriptor("rustygate_mirror_drops", help, None, MetricType::Counter)?;
+        for (reason, count) in MirrorDrop::ALL.iter().zip(&gauges.mirror_drops.0) {
+            let counter = ConstCounter::new(count.load(Relaxed));
+            counter.encode(family.encode_family(&[("reason", reason.name())])?)?;
         }
         let help = "How often a client ran into a bound";
         let mut family = encoder.encode_descriptor("rustygate_limit_hits", help, None, MetricType::Counter)?;

@@ -29,6 +29,7 @@ mod invariants;
 mod jwt;
 mod limits;
 mod listeners;
+mod mirror;
 mod plugins;
 mod quick_start;
 mod rate_limit;
