@@ -75,7 +75,7 @@ pub struct Answer {
     pub status: u16,
     /// The end-to-end fields.
     pub fields: Fields,
-    /// Empty if nobody wants it; `None` if it has more bytes than are read.
+    /// Empty if nobody wants it; `None` if it has more bytes than are read, or if it is that of a 3xx or 4xx and broke off.
     pub body: Option<Bytes>,
 }
 
@@ -299,7 +299,12 @@ impl Attempt<'_> {
         final_head(&mut from, head, request.method).await?;
         self.call.answered(head.status, &self.worker.upstreams);
         head.connection.close |= !sent;
-        read_body(&mut from, head.framing, terms).await
+        let body = timeout_at(self.due, read_body(&mut from, head.framing, terms)).await;
+        match body.unwrap_or(Err(ProxyError::UpstreamTimeout)) {
+            // Who has said no has said it, even if the rest does not come.
+            Err(_) if (300..500).contains(&head.status) => Ok(None),
+            body => body,
+        }
     }
 
     fn path<'r>(&'r self, request: &Subrequest<'r>) -> [&'r str; 2] {

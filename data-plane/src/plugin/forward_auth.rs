@@ -40,7 +40,7 @@ pub(super) static UNAVAILABLE: Reason = Reason {
     name: "auth_unavailable",
     status: 503,
     detail: "the gateway cannot find out now whether the request may pass",
-    when: "The service gives no answer in time, one that is malformed or too large, or a 5xx, and `on_error` is `closed`",
+    when: "The service gives no answer in time, one that is malformed, or a 5xx, and `on_error` is `closed`",
 };
 
 pub(super) static SPEC: Spec = Spec {
@@ -52,9 +52,11 @@ conditions and ranges, and about its connection; `Authorization` and `Cookie` ar
 the client (`X-Forwarded-For`, `-Proto`, `-Host`), and `X-Forwarded-Method`, `X-Forwarded-Uri`, `X-Original-Method` and `X-Original-URL`: \
 the path and the query of the request in their canonical form, before a route's prefix is removed or a rewrite changes them. None of these is ever the client's.\n\n\
 After a 2xx the request goes on. A 3xx or 4xx goes to the client as it is, with its headers and up to 64 KiB of body: a redirect to a login page, \
-a challenge. Callers of gRPC get a status of gRPC instead. If there is no whole answer within `timeout`, or it is a 5xx, `on_error` decides.\n\n\
-Headers in `response_headers` are the service's to say: a client's own, in whatever spelling an upstream may read as the same name, are \
+a challenge. If its body is larger or breaks off, the client gets status and headers with a body of the gateway's; callers of gRPC get a status of gRPC. \
+If there is no answer within `timeout`, or it is a 5xx or malformed, `on_error` decides.\n\n\
+Headers in `response_headers`, and those with the consumer, are the service's to say: a client's own, in whatever spelling an upstream may read as the same name, are \
 removed from the request and its trailers first, whether or not the answer has them, and so they are when `on_error: open` lets a request pass. \
+The service does not get to see them either, but for `Authorization` and `Cookie` (it may answer with another credential) and what `request_headers` has. \
 With `consumer_header` the service tells who asks, for `acl`, `rate_limit` and the log.",
     keys: &[
         Key::required("backend", Kind::Backend, "Where the service is"),
@@ -157,12 +159,13 @@ fn path(config: &Config<'_>, faults: &mut Faults) -> (Box<str>, Option<Box<str>>
 
 impl ForwardAuth {
     pub async fn on_request(&self, request: &mut PluginRequest<'_>) -> Flow {
+        let told = self.told(request);
         self.forget(request.fields, request.facts.consumer.is_some());
-        let asked = match self.ask(request).await {
+        let asked = match self.ask(request, &told).await {
             Some(answer) if (200..300).contains(&answer.status) => {
                 self.let_through(&answer, request.fields, request.facts)
             }
-            Some(answer) if (300..500).contains(&answer.status) => refuse(answer, grpc::is_call(request.fields)),
+            Some(answer) if (300..500).contains(&answer.status) => Some(refuse(answer, grpc::is_call(request.fields))),
             _ => None,
         };
         if let Some(flow) = asked {
@@ -179,23 +182,29 @@ impl ForwardAuth {
 
     /// Takes away what only the service may say. Who asks may be known from a plugin before.
     fn forget(&self, fields: &mut Fields, is_known: bool) {
-        fields.retain(|name, _| !self.response_headers.iter().any(|own| alias_is(name, own)));
+        fields.retain(|name, _| !self.is_own(name));
         if self.consumer_header.is_some() && !is_known {
             caller::forget(fields);
         }
     }
 
+    /// Whether a field is the service's to say, in some spelling.
+    fn is_own(&self, name: &str) -> bool {
+        // What a plugin before may have said of the consumer is not the client's.
+        let who = self.consumer_header.iter().chain(&self.groups_header).filter(|own| !caller::is_own(own));
+        self.response_headers.iter().chain(who).any(|own| alias_is(name, own))
+    }
+
     /// What the service answers.
-    async fn ask(&self, request: &PluginRequest<'_>) -> Option<Answer> {
+    async fn ask(&self, request: &PluginRequest<'_>, fields: &Fields) -> Option<Answer> {
         let backend = request.backends.iter().find(|backend| *backend.name == *self.backend)?;
-        let fields = self.told(request);
         let asker = Asker { fields: request.fields, path: &request.target.path, client: request.client };
         let subrequest = Subrequest {
             method: "GET",
             path: &self.path,
             query: self.query.as_deref(),
             host: self.host.as_deref(),
-            fields: &fields,
+            fields,
             body: b"",
         };
         let terms = Terms { time: self.timeout, retries: RETRIES, body_bytes_max: BODY_BYTES_MAX, keeps_body: true };
@@ -208,17 +217,19 @@ impl ForwardAuth {
         }
     }
 
-    /// What the service is told: the request's own fields, and then what is the gateway's to say.
+    /// What the service is told: the request's own fields, and then what is the gateway's to say. What is the service's to say
+    /// is no news to it, but for a credential that it puts another in the place of.
     fn told(&self, request: &PluginRequest<'_>) -> Fields {
         let mut fields = Fields::new();
         let nobody = request.facts.consumer.is_none();
         let tells = |name: &str| {
             let is_forged = nobody && caller::is_own(name);
-            !(is_kept(name) || is_forged)
-                && self
-                    .request_headers
-                    .as_ref()
-                    .is_none_or(|names| names.iter().any(|own| own.eq_ignore_ascii_case(name)))
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            let is_wanted = match &self.request_headers {
+                Some(names) => names.iter().any(|wanted| is(wanted)),
+                None => !self.is_own(name) || is("authorization") || is("cookie"),
+            };
+            is_wanted && !is_kept(name) && !is_forged
         };
         for (name, value) in request.fields.iter().filter(|(name, _)| tells(name)) {
             fields.append(name, value);
@@ -286,18 +297,19 @@ fn is_kept(name: &str) -> bool {
         || ["range", "trailer", "grpc-timeout"].iter().any(|other| alias_is(name, other))
 }
 
-/// The answer goes to the client as it is; `None` if it is not whole.
-fn refuse(answer: Answer, is_call: bool) -> Option<Flow> {
+/// The answer goes to the client as it is. Who has said no has said it: where the body is not whole, the gateway's own is in its place.
+fn refuse(answer: Answer, is_call: bool) -> Flow {
     let Answer { status, mut fields, body } = answer;
-    let body = body?;
     if is_call {
         // No caller follows a redirect.
         let status = if status < 400 { 401 } else { status };
-        return Some(Refusal { status, ..Refusal::new(&DENIED) }.into());
+        return Refusal { status, ..Refusal::new(&DENIED) }.into();
     }
-    fields.remove("date");
-    fields.remove("trailer");
-    Some(Refusal { status, fields, body: Some(Box::new(body)), ..Refusal::new(&DENIED) }.into())
+    let is_whole = body.is_some();
+    fields.retain(|name, _| {
+        !(alias_is(name, "date") || alias_is(name, "trailer")) && (is_whole || !alias_begins(name, "content-"))
+    });
+    Refusal { status, fields, body: body.map(Box::new), ..Refusal::new(&DENIED) }.into()
 }
 
 #[cfg(test)]

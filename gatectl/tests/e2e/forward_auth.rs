@@ -166,15 +166,13 @@ async fn who_asks_is_known_to_what_comes_after() {
 #[tokio::test]
 async fn a_service_that_hangs_resets_or_talks_nonsense_is_no_yes() {
     let upstream = Witness::echo().await;
-    let large = [b"HTTP/1.1 401 No\r\ncontent-length: 100000\r\n\r\n".to_vec(), vec![b'x'; 100_000]].concat();
-    let ways: [(&str, Reply); 7] = [
+    let ways: [(&str, Reply); 6] = [
         ("hangs", Reply::Hold),
         ("closes", Reply::Close),
         ("garbage", Reply::SendAndClose(b"\x16\x03\x01 nonsense\r\n\r\n".to_vec())),
         ("cut", Reply::SendAndClose(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nx".to_vec())),
         ("half a head", Reply::SendAndClose(b"HTTP/1.1 200 OK\r\nRemote-Us".to_vec())),
         ("error", Reply::Send(b"HTTP/1.1 503 Busy\r\nRemote-User: root\r\ncontent-length: 0\r\n\r\n".to_vec())),
-        ("large", Reply::Send(large)),
     ];
     let plugin = |name: &str, backend: &str, more: &str| {
         format!(
@@ -222,6 +220,27 @@ async fn a_service_that_hangs_resets_or_talks_nonsense_is_no_yes() {
     let errors = format!("rustygate_forward_auth_errors_total {}", names.len() * 3);
     assert!(metrics.lines().any(|found| found == errors), "{metrics}");
     gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_no_is_a_no_even_where_errors_open_the_way_and_its_body_never_ends() {
+    let upstream = Witness::echo().await;
+    let large =
+        [b"HTTP/1.1 401 No\r\nwww-authenticate: Basic\r\ncontent-length: 100000\r\n\r\n".to_vec(), vec![b'x'; 100_000]];
+    let cut = b"HTTP/1.1 401 No\r\nwww-authenticate: Basic\r\ncontent-length: 10\r\n\r\nx".to_vec();
+    for reply in [Reply::Send(large.concat()), Reply::SendAndClose(cut.clone()), Reply::Send(cut)] {
+        let auth = Witness::start(move |_| reply.clone()).await;
+        let manifest = guarded(&auth.url(), ", timeout: 500ms, on_error: open", &upstream.url());
+        let gateway = Gateway::builder().manifest(&manifest).start().await;
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        for _ in 0..2 {
+            let refused = client.get("/app").await;
+            assert_eq!((refused.status, reason(&refused)), (401, "auth_denied".to_owned()));
+            assert_eq!(refused.header("www-authenticate"), Some("Basic"));
+        }
+        gateway.shutdown().await;
+    }
+    assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test]

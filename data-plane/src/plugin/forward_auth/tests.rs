@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use crate::plugin::{
-    Flow,
+    Consumer, Flow,
     rig::Rig,
     tests::{fields_at_fault, lines},
 };
@@ -131,19 +131,79 @@ async fn a_refusal_is_the_services_own_and_nothing_of_the_connection_is_in_it() 
     assert_eq!(refusal.body.expect("a body")[..], *b"hi");
 }
 
+/// The service may answer a credential with another one, so it has to see the client's; upstreams see the service's or none.
+#[tokio::test]
+async fn a_credential_that_the_service_replaces_is_shown_to_it_and_to_nobody_else() {
+    for (answer, told) in [
+        (
+            "HTTP/1.1 200 OK\r\nAuthorization: Bearer inner\r\ncontent-length: 0\r\n\r\n",
+            &["Authorization: Bearer inner"][..],
+        ),
+        ("HTTP/1.1 204 No Content\r\n\r\n", &[]),
+        ("garbage", &[]),
+    ] {
+        let config = r#", "response_headers": ["Authorization", "Cookie", "X-Key"], "on_error": "open""#;
+        let (mut rig, service, asked) = rig(config, vec![answer]).await;
+        rig.field("Authorization", "Bearer outer").field("cookie", "a=outer").field("X-Key", "hidden");
+        assert!(ask(&mut rig, service).await.is_none());
+        assert_eq!(lines(&rig.fields), told);
+        let asked = asked.borrow()[0].clone();
+        assert!(asked.contains("Bearer outer") && asked.contains("a=outer") && !asked.contains("hidden"), "{asked}");
+    }
+    let config = r#", "response_headers": ["X-Key"], "request_headers": ["x-key"]"#;
+    let (mut rig, service, asked) = rig(config, vec!["HTTP/1.1 204 No Content\r\n\r\n"]).await;
+    rig.field("X-Key", "shown");
+    assert!(ask(&mut rig, service).await.is_none());
+    assert!(lines(&rig.fields).is_empty() && asked.borrow()[0].contains("shown"), "what is listed is shown");
+}
+
+#[tokio::test]
+async fn headers_that_tell_the_consumer_are_the_services_even_if_they_are_not_copied() {
+    let config = r#", "consumer_header": "Remote-User", "groups_header": "Remote-Groups""#;
+    let (mut rig, service, _) =
+        rig(config, vec!["HTTP/1.1 200 OK\r\nRemote-User: alice\r\ncontent-length: 0\r\n\r\n"]).await;
+    rig.field("REMOTE_USER", "root").field("remote-groups", "root").field("Accept", "*/*");
+    assert!(ask(&mut rig, service).await.is_none());
+    assert_eq!(lines(&rig.fields), ["Accept: */*", "X-Consumer-Name: alice"]);
+    // Who is known already stays known.
+    let config = r#", "consumer_header": "X-Consumer-Name", "groups_header": "X-Groups""#;
+    let (mut rig, service, _) =
+        self::rig(config, vec!["HTTP/1.1 200 OK\r\nX-Consumer-Name: eve\r\ncontent-length: 0\r\n\r\n"]).await;
+    rig.facts.consumer = Some(Consumer { name: "bob".into(), ..Consumer::default() });
+    rig.field("X-Consumer-Name", "bob").field("x_groups", "root");
+    assert!(ask(&mut rig, service).await.is_none());
+    assert_eq!(lines(&rig.fields), ["X-Consumer-Name: bob"]);
+}
+
+#[tokio::test]
+async fn a_refusal_whose_body_is_not_whole_is_one_all_the_same() {
+    let large = &*format!("content-length: 65537\r\n\r\n{}", "x".repeat(65537)).leak();
+    let endless = &*format!("transfer-encoding: chunked\r\n\r\n10001\r\n{}", "x".repeat(65537)).leak();
+    let broken = "transfer-encoding: chunked\r\n\r\nzz\r\n";
+    let slow = "content-length: 10\r\n\r\nhalf";
+    for on_error in ["open", "closed"] {
+        for body in [large, endless, broken, slow] {
+            let answer = &*format!("HTTP/1.1 403 No\r\nX-Why: 1\r\nContent-Type: text/html\r\n{body}").leak();
+            let config = format!(r#", "on_error": "{on_error}", "timeout": "200ms""#);
+            let (mut rig, service, _) = rig(&config, vec![answer]).await;
+            let flow = ask(&mut rig, service).await;
+            let Some(Flow::Refuse(refusal)) = flow else { panic!("it went on: {answer:.100}") };
+            assert_eq!((refusal.status, refusal.reason.name), (403, "auth_denied"), "{answer:.100}");
+            assert!(refusal.body.is_none() && lines(&refusal.fields) == ["X-Why: 1"], "{refusal:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_is_none_closes_the_way_unless_told_otherwise() {
-    let large = &*format!("HTTP/1.1 403 No\r\ncontent-length: 65537\r\n\r\n{}", "x".repeat(65537)).leak();
-    let endless =
-        &*format!("HTTP/1.1 403 No\r\ntransfer-encoding: chunked\r\n\r\n10001\r\n{}", "x".repeat(65537)).leak();
+    let head = &*format!("HTTP/1.1 403 No\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "x".repeat(1 << 20)).leak();
     for answer in [
         "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         "SSH-2.0-x\r\n",
-        large,
-        endless,
+        head,
     ] {
         let (mut closed, service, _) = rig("", vec![answer]).await;
         let Some(Flow::Refuse(refusal)) = ask(&mut closed, service).await else { panic!("it went on: {answer:.60}") };
