@@ -3,6 +3,7 @@
 pub mod peers;
 pub mod report;
 pub mod scale;
+pub mod tokens;
 
 use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};

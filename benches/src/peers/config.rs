@@ -14,7 +14,11 @@ use std::{
 
 use anyhow::Context;
 
-use super::proxy::{Addresses, Setting};
+use super::{
+    load::ORIGIN,
+    proxy::{Addresses, Setting},
+};
+use crate::tokens::{self, AUDIENCE, ISSUER};
 
 /// Connections beside the idle ones: of other loads, and to the upstream.
 const CONNECTIONS_BESIDE: usize = 2048;
@@ -60,6 +64,8 @@ http {{
     proxy_set_header Host $host;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
     proxy_set_header X-Forwarded-Proto $scheme;
+    limit_req_zone $binary_remote_addr zone=bench:10m rate=1000000r/s;
+    limit_req_status 429;
     upstream bench {{
         server {backend};
         keepalive 1024;
@@ -77,12 +83,18 @@ http {{
         listen {tls_tickets} ssl http2;
         location / {{ proxy_pass http://bench; }}
     }}
+    server {{
+        listen {limit};
+        limit_req zone=bench burst=1000000 nodelay;
+        location / {{ proxy_pass http://bench; }}
+    }}
 }}
 ",
         http1 = listen.http1,
         h2c = listen.h2c,
         tls = listen.tls,
         tls_tickets = listen.tls_tickets,
+        limit = listen.limit,
     );
     let mut command = Command::new(program);
     command.arg("-e").arg("stderr").arg("-p").arg(folder).arg("-c").arg(write(folder, "nginx.conf", &text)?);
@@ -164,7 +176,7 @@ pub fn envoy(program: &Path, setting: &Setting, listen: &Addresses, folder: &Pat
         )
     };
     // Request ids are off because no other proxy here makes any; statistics are on as by default.
-    let listener = |address, codec: &str, tls: &str| {
+    let listener = |address, codec: &str, filter: &str, tls: &str| {
         let listen = socket(address);
         format!(
             "  - address: {listen}
@@ -184,7 +196,7 @@ pub fn envoy(program: &Path, setting: &Setting, listen: &Addresses, folder: &Pat
               routes:
               - match: {{prefix: /}}
                 route: {{cluster: bench}}
-          http_filters:
+          http_filters:{filter}
           - name: envoy.filters.http.router
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router{tls}
@@ -192,10 +204,12 @@ pub fn envoy(program: &Path, setting: &Setting, listen: &Addresses, folder: &Pat
         )
     };
     let listeners = [
-        listener(listen.http1, "HTTP1", ""),
-        listener(listen.h2c, "HTTP2", ""),
-        listener(listen.tls, "AUTO", &tls(true)),
-        listener(listen.tls_tickets, "AUTO", &tls(false)),
+        listener(listen.http1, "HTTP1", "", ""),
+        listener(listen.h2c, "HTTP2", "", ""),
+        listener(listen.tls, "AUTO", "", &tls(true)),
+        listener(listen.tls_tickets, "AUTO", "", &tls(false)),
+        listener(listen.limit, "HTTP1", ENVOY_LIMIT, ""),
+        listener(listen.jwt, "HTTP1", &envoy_jwt(), ""),
     ]
     .concat();
     let backend = socket(setting.backend);
@@ -221,6 +235,35 @@ static_resources:
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]);
     command.arg(write(folder, "envoy.yaml", &text)?);
     Ok(command)
+}
+
+/// One bucket for all clients, which is less than one for each address.
+const ENVOY_LIMIT: &str = "
+          - name: envoy.filters.http.local_ratelimit
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+              stat_prefix: bench
+              token_bucket: {max_tokens: 1000000, tokens_per_fill: 1000000, fill_interval: 1s}
+              filter_enabled: {default_value: {numerator: 100}}
+              filter_enforced: {default_value: {numerator: 100}}";
+
+/// It remembers tokens only if it is told to.
+fn envoy_jwt() -> String {
+    let key = tokens::RS256.key;
+    format!(
+        "
+          - name: envoy.filters.http.jwt_authn
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
+              providers:
+                bench:
+                  issuer: {ISSUER}
+                  audiences: [{AUDIENCE}]
+                  local_jwks: {{inline_string: '{{\"keys\": [{key}]}}'}}
+                  jwt_cache_config: {{jwt_cache_size: 100}}
+              rules:
+              - {{match: {{prefix: /}}, requires: {{provider_name: bench}}}}"
+    )
 }
 
 /// Caddy. Its Caddyfile knows no way to do without session tickets, so it has them at both listeners.
@@ -288,6 +331,18 @@ listeners:
   - {{name: h2c, address: \"{h2c}\"}}
   - {{name: tls, address: \"{tls}\", tls: {{certificates: [bench], min_version: \"1.3\"}}}}
   - {{name: tls-tickets, address: \"{tls_tickets}\", tls: {{certificates: [bench], min_version: \"1.3\"}}}}
+  - {{name: limit, address: \"{limit}\", plugins: [limit]}}
+  - {{name: jwt, address: \"{jwt}\", plugins: [jwt]}}
+  - {{name: plugins, address: \"{plugins}\", plugins: [cors, jwt, limit, headers]}}
+plugins:
+  - {{name: limit, type: rate_limit, config: {{requests: 1000000, per: 1s}}}}
+  - {{name: jwt, type: jwt, config: {{keys: [{{jwk: '{jwk}'}}], issuers: [{ISSUER}], audiences: [{AUDIENCE}]}}}}
+  - {{name: cors, type: cors, config: {{allow_origins: [\"{ORIGIN}\"]}}}}
+  - name: headers
+    type: headers
+    config:
+      request: {{set: {{x-gateway: bench}}}}
+      response: {{set: {{strict-transport-security: max-age=31536000}}, remove: [x-powered-by]}}
 certificates:
   - {{name: bench, certificate: {{file: \"{certificate}\"}}, key: {{file: \"{key}\"}}}}
 routes:
@@ -297,6 +352,10 @@ routes:
         h2c = listen.h2c,
         tls = listen.tls,
         tls_tickets = listen.tls_tickets,
+        limit = listen.limit,
+        jwt = listen.jwt,
+        plugins = listen.plugins,
+        jwk = tokens::RS256.key,
     )
 }
 

@@ -3,6 +3,7 @@
 use clap::{ValueEnum, builder::PossibleValue};
 
 use super::proxy::Kind;
+use crate::tokens;
 
 /// One kind of traffic, a line of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,9 @@ pub enum Load {
     TlsMib1,
     TlsConnect,
     TlsResume,
+    Limit,
+    Jwt,
+    Plugins,
     Idle,
     IdleTls,
 }
@@ -67,6 +71,12 @@ pub enum Listener {
     Tls,
     /// The same, with session tickets.
     TlsTickets,
+    /// As `Http1`, and the requests of each address are counted against a limit that is never reached.
+    Limit,
+    /// As `Http1`, and each request must have a [token](tokens::RS256).
+    Jwt,
+    /// As `Http1`, with a route's usual company: token, limit, CORS and changed fields.
+    Plugins,
 }
 
 /// Who asks, and how.
@@ -119,7 +129,7 @@ impl Answer {
 
 impl Load {
     /// Every load, in the order of the report.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Small,
         Self::Kib64,
         Self::Mib1,
@@ -136,6 +146,9 @@ impl Load {
         Self::TlsMib1,
         Self::TlsConnect,
         Self::TlsResume,
+        Self::Limit,
+        Self::Jwt,
+        Self::Plugins,
         Self::Idle,
         Self::IdleTls,
     ];
@@ -146,7 +159,7 @@ impl Load {
     pub const fn spec(self) -> Spec {
         use Answer::{Kib64, Mib1, Small};
         use Client::{Connect, H2, Idle, KeepAlive, Post, Resume};
-        use Listener::{H2c, Http1, Tls, TlsTickets};
+        use Listener::{H2c, Http1, Jwt, Limit, Plugins, Tls, TlsTickets};
         let (name, title, answer, listener, client, share) = match self {
             Self::Small => ("small", "HTTP/1.1, 200 B", Small, Http1, KeepAlive, 1),
             Self::Kib64 => ("64k", "HTTP/1.1, 64 KiB", Kib64, Http1, KeepAlive, 4),
@@ -164,6 +177,9 @@ impl Load {
             Self::TlsMib1 => ("tls-1m", "HTTP/1.1 over TLS, 1 MiB", Mib1, Tls, KeepAlive, 80),
             Self::TlsConnect => ("tls-connect", "new TLS connection each", Small, Tls, Connect, 16),
             Self::TlsResume => ("tls-resume", "resumed TLS connection each", Small, TlsTickets, Resume, 16),
+            Self::Limit => ("limit", "HTTP/1.1, 200 B, rate limit by address", Small, Limit, KeepAlive, 1),
+            Self::Jwt => ("jwt", "HTTP/1.1, 200 B, JWT (RS256, cached)", Small, Jwt, KeepAlive, 1),
+            Self::Plugins => ("plugins", "HTTP/1.1, 200 B, JWT, rate limit, CORS, headers", Small, Plugins, KeepAlive, 1),
             Self::Idle => ("idle", "idle connection, KiB", Small, Http1, Idle, 1),
             Self::IdleTls => ("idle-tls", "idle TLS connection, KiB", Small, Tls, Idle, 1),
         };
@@ -182,13 +198,18 @@ impl Load {
         matches!(self.spec().client, Client::Idle)
     }
 
-    /// Whether that proxy runs it: a relay knows bytes alone, and the access log is priced once.
+    /// Whether that proxy runs it: a relay knows bytes alone, the access log is priced once, and of what plugins do, what
+    /// is built into a peer is compared.
     #[must_use]
     pub fn is_for(self, kind: Kind) -> bool {
         let spec = self.spec();
-        match kind {
-            Kind::Relay | Kind::RustyGateLog => spec.listener == Listener::Http1 && spec.client != Client::Idle,
-            Kind::RustyGate | Kind::Nginx | Kind::Haproxy | Kind::Envoy | Kind::Caddy => true,
+        match (spec.listener, kind) {
+            (_, Kind::RustyGate) => true,
+            (Listener::Http1, Kind::Relay | Kind::RustyGateLog) => spec.client != Client::Idle,
+            (_, Kind::Relay | Kind::RustyGateLog) | (Listener::Plugins, _) => false,
+            (Listener::Limit, _) => matches!(kind, Kind::Nginx | Kind::Envoy),
+            (Listener::Jwt, _) => kind == Kind::Envoy,
+            (Listener::Http1 | Listener::H2c | Listener::Tls | Listener::TlsTickets, _) => true,
         }
     }
 }
@@ -202,6 +223,12 @@ impl Spec {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n").into_bytes();
         for (name, value) in FIELDS {
             request.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        if matches!(self.listener, Listener::Jwt | Listener::Plugins) {
+            request.extend_from_slice(format!("Authorization: Bearer {}\r\n", tokens::RS256.token).as_bytes());
+        }
+        if self.listener == Listener::Plugins {
+            request.extend_from_slice(format!("Origin: {ORIGIN}\r\n").as_bytes());
         }
         if self.connects_each_time() {
             request.extend_from_slice(b"Connection: close\r\n");
@@ -244,6 +271,9 @@ impl ValueEnum for Load {
 
 /// Who is asked, and who the certificate is for.
 pub const HOST: &str = "bench.test";
+
+/// Where scripts come from that ask across origins.
+pub const ORIGIN: &str = "https://app.bench.test";
 
 /// The fields of every request besides its host.
 pub const FIELDS: [(&str, &str); 4] = [

@@ -89,12 +89,15 @@ pub struct Addresses {
     pub h2c: SocketAddr,
     pub tls: SocketAddr,
     pub tls_tickets: SocketAddr,
+    pub limit: SocketAddr,
+    pub jwt: SocketAddr,
+    pub plugins: SocketAddr,
 }
 
 impl Addresses {
     fn free() -> anyhow::Result<Self> {
-        let [http1, h2c, tls, tls_tickets] = process::free_addresses()?;
-        Ok(Self { http1, h2c, tls, tls_tickets })
+        let [http1, h2c, tls, tls_tickets, limit, jwt, plugins] = process::free_addresses()?;
+        Ok(Self { http1, h2c, tls, tls_tickets, limit, jwt, plugins })
     }
 
     /// That one.
@@ -105,6 +108,9 @@ impl Addresses {
             Listener::H2c => self.h2c,
             Listener::Tls => self.tls,
             Listener::TlsTickets => self.tls_tickets,
+            Listener::Limit => self.limit,
+            Listener::Jwt => self.jwt,
+            Listener::Plugins => self.plugins,
         }
     }
 }

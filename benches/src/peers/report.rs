@@ -19,7 +19,7 @@ const BUSY: f64 = 0.95;
 const OTHERS_BUSY_MAX: f64 = 0.15;
 
 /// What RustyGate promises: (under, of, relative to, at most).
-const TARGETS: [(Load, Kind, Against, f64); 18] = [
+const TARGETS: [(Load, Kind, Against, f64); 19] = [
     (Load::Small, Kind::RustyGate, Against::BetterOfNginxAndHaproxy, 1.10),
     (Load::Small, Kind::RustyGate, Against::One(Kind::Envoy), 0.35),
     (Load::Small, Kind::RustyGateLog, Against::One(Kind::RustyGate), 1.15),
@@ -36,6 +36,7 @@ const TARGETS: [(Load, Kind, Against, f64); 18] = [
     (Load::TlsMib1, Kind::RustyGate, Against::BetterOfNginxAndHaproxy, 1.0),
     (Load::TlsConnect, Kind::RustyGate, Against::BetterOfNginxAndHaproxy, 1.1),
     (Load::TlsResume, Kind::RustyGate, Against::BetterOfNginxAndHaproxy, 1.1),
+    (Load::Plugins, Kind::RustyGate, Against::Small, 1.25),
     (Load::Idle, Kind::RustyGate, Against::One(Kind::Nginx), 2.0),
     (Load::IdleTls, Kind::RustyGate, Against::One(Kind::Nginx), 2.0),
 ];
@@ -44,18 +45,26 @@ const TARGETS: [(Load, Kind, Against, f64); 18] = [
 enum Against {
     BetterOfNginxAndHaproxy,
     One(Kind),
+    /// The same proxy under the small load.
+    Small,
 }
 
 impl Against {
     /// What the tables compare with.
     const fn usual(load: Load) -> Self {
-        if load.is_idle() { Self::One(Kind::Nginx) } else { Self::BetterOfNginxAndHaproxy }
+        match load {
+            Load::Idle | Load::IdleTls => Self::One(Kind::Nginx),
+            Load::Jwt => Self::One(Kind::Envoy),
+            Load::Plugins => Self::Small,
+            _ => Self::BetterOfNginxAndHaproxy,
+        }
     }
 
     const fn title(self) -> &'static str {
         match self {
             Self::BetterOfNginxAndHaproxy => "the better of nginx and HAProxy",
             Self::One(kind) => kind.title(),
+            Self::Small => "itself without plugins",
         }
     }
 }
@@ -78,10 +87,12 @@ impl Results {
 
     /// The cost of one relative to another's, round by round, then the median.
     fn ratio(&self, kind: Kind, load: Load, against: Against) -> Option<f64> {
-        let cost = |kind, round: usize| Some(self.samples.get(&(kind, load))?.get(round)?.cost);
+        let of = |kind, load, round: usize| Some(self.samples.get(&(kind, load))?.get(round)?.cost);
+        let cost = |kind, round| of(kind, load, round);
         let ratio = |(round, sample): (usize, &Sample)| {
             let base = match against {
                 Against::One(other) => cost(other, round),
+                Against::Small => of(kind, Load::Small, round),
                 Against::BetterOfNginxAndHaproxy => {
                     [Kind::Nginx, Kind::Haproxy].into_iter().filter_map(|kind| cost(kind, round)).min_by(f64::total_cmp)
                 }
@@ -153,7 +164,7 @@ impl Results {
     pub fn markdown(&self, machine: &Machine) -> String {
         let mut out = format!("{}. {}\n\n", machine.line(), shape(&self.plan));
         out += "CPU time per request in µs; memory per idle connection in KiB (and relative to the better of nginx and HAProxy; \
-                of idle connections, to nginx):\n\n";
+                of idle connections, to nginx; of JWT, to Envoy; of all plugins, to the same without them):\n\n";
         let mut rows = vec![vec!["load".to_owned()]];
         rows[0].extend(self.plan.kinds.iter().map(|&kind| self.name_and_version(kind)));
         for &load in &self.plan.loads {
