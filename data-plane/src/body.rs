@@ -326,3 +326,9 @@ impl Sink<'_> {
         }
     }
 }
+
+/// Whether a body of this type is one that may be silent for long.
+pub fn is_stream(content_type: &[u8]) -> bool {
+    let begins = |prefix: &[u8]| content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+    begins(b"text/event-stream") || begins(b"application/grpc")
+}

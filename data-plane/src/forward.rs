@@ -9,7 +9,7 @@ use crate::{
     fields::Fields,
     http1::{
         Framing, Version,
-        head::{Connection, RequestHead, ResponseHead, defines_body},
+        head::{Connection, RequestHead, defines_body},
         write,
     },
     http2, tls,
@@ -397,10 +397,10 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// For this response, to a client that speaks `version` and lets the connection stay if `keep_alive`.
+    /// With a body framed so, to a client that speaks `version` and lets the connection stay if `keep_alive`.
     #[must_use]
-    pub fn to(response: &ResponseHead, version: Version, keep_alive: bool) -> Self {
-        match (response.framing, version) {
+    pub fn to(framing: Framing, version: Version, keep_alive: bool) -> Self {
+        match (framing, version) {
             (Framing::Chunked | Framing::UntilClose, Version::Http10) => {
                 Self { framing: Framing::UntilClose, keep_alive: false }
             }

@@ -13,6 +13,7 @@ mod crew;
 mod date;
 pub mod disk;
 pub mod duration;
+mod encoding;
 pub mod error;
 pub mod fields;
 mod forward;

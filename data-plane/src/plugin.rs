@@ -9,6 +9,7 @@ mod basic_auth;
 mod body_limit;
 mod caller;
 mod chain;
+mod compress;
 mod concurrency_limit;
 mod config;
 mod cors;
@@ -33,7 +34,8 @@ pub use self::{
     chain::{Chain, Chains},
     config::SECRET,
     request::{
-        Claims, Consumer, Facts, Flow, Identity, LocalResponse, PluginRequest, PluginResponse, Refusal, Rewrite,
+        Claims, Consumer, Content, Facts, Flow, Identity, LocalResponse, PluginRequest, PluginResponse, Refusal,
+        Rewrite,
     },
     spec::{Reason, Spec},
 };
@@ -44,9 +46,11 @@ use crate::{
 
 /// The types that this version has, in the order in which a request meets them; an answer meets them in reverse.
 ///
-/// What names a request comes first, then what refuses it without knowing who asks, what answers without an upstream being
-/// asked for (a preflight, a redirect), who asks, what that one may do and how often, and last what changes the request.
-pub static TYPES: [&Spec; 17] = [
+/// What compresses answers comes first, so that it sees them as they go, and what names a request; then what refuses it without
+/// knowing who asks, what answers without an upstream being asked for (a preflight, a redirect), who asks, what that one may
+/// do and how often, and last what changes the request or copies it.
+pub static TYPES: [&Spec; 18] = [
+    &compress::SPEC,
     &request_id::SPEC,
     &ip_filter::SPEC,
     &cors::SPEC,
@@ -95,6 +99,7 @@ pub struct Plugin {
 enum Kind {
     /// It is not enabled.
     Off,
+    Compress(compress::Compress),
     RequestId(request_id::RequestId),
     IpFilter(ip_filter::IpFilter),
     Cors(Box<cors::Cors>),
@@ -138,6 +143,7 @@ impl Plugin {
         let kind = match spec.name {
             // What does nothing needs no configuration; one that is there has to be right all the same.
             _ if !enabled && matches!(plugin.config_json.as_str(), "" | "{}") => Some(Kind::Off),
+            "compress" => read(plugin, spec, &mut faults, compress::compile).map(Kind::Compress),
             "request_id" => read(plugin, spec, &mut faults, request_id::compile).map(Kind::RequestId),
             "ip_filter" => read(plugin, spec, &mut faults, ip_filter::compile).map(Kind::IpFilter),
             "cors" => read(plugin, spec, &mut faults, cors::compile).map(|cors| Kind::Cors(Box::new(cors))),
@@ -182,6 +188,7 @@ impl Plugin {
     pub async fn on_request(&self, request: &mut PluginRequest<'_>) -> Flow {
         match &self.kind {
             Kind::Off => Flow::Continue,
+            Kind::Compress(plugin) => plugin.on_request(request),
             Kind::RequestId(plugin) => plugin.on_request(request),
             Kind::IpFilter(plugin) => plugin.on_request(request),
             Kind::Cors(plugin) => plugin.on_request(request),
@@ -225,6 +232,7 @@ impl Plugin {
     /// The response phase: may change the fields that go to the client.
     pub fn on_response(&self, response: &mut PluginResponse<'_>) {
         match &self.kind {
+            Kind::Compress(plugin) => plugin.on_response(response),
             Kind::Cors(plugin) => plugin.on_response(response),
             Kind::Headers(plugin) => plugin.on_response(response),
             _ => {}

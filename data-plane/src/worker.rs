@@ -17,6 +17,7 @@ use crate::{
     consumer::Verifier,
     crew::Crew,
     date::DateCache,
+    encoding::Encoders,
     forward::{Forwarded, TrustedProxies},
     health::Health,
     http1::head::{RequestHead, ResponseHead},
@@ -165,6 +166,8 @@ pub struct Worker {
     pub large_heads: Cell<usize>,
     /// Room for what HTTP/2 connections send and receive.
     pub rooms: Rc<http2::output::Rooms>,
+    /// Counts what bodies go through to be in another coding.
+    pub encoders: Encoders,
     /// Tasks that wait for an HTTP/2 request.
     pub idle_servers: RefCell<Vec<Rc<http2::server::Server>>>,
     series: RefCell<IdMap<(Arc<Series>, Instant)>>,
@@ -256,6 +259,7 @@ impl Worker {
             copies: Rc::default(),
             large_heads: Cell::new(0),
             rooms: Rc::default(),
+            encoders: Encoders::default(),
             idle_servers: RefCell::default(),
             series: RefCell::default(),
             answers: RefCell::default(),

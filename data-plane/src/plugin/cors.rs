@@ -243,7 +243,7 @@ impl Cors {
         let answer = &response.facts.answer;
         response.fields.retain(|name, _| !is_own(name) || answer.get(name).is_some());
         if !self.is_same_for_all() {
-            vary_by_origin(response.fields);
+            response.varies_by("Origin");
         }
     }
 }
@@ -252,17 +252,6 @@ impl Cors {
 pub(super) fn is_own(name: &str) -> bool {
     const BEGIN: &[u8] = b"access-control-";
     name.as_bytes().get(..BEGIN.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(BEGIN))
-}
-
-/// Says that the answer depends on the origin, unless that is said already.
-fn vary_by_origin(fields: &mut Fields) {
-    let says = |value: &[u8]| {
-        let mut names = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-        names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
-    };
-    if !fields.get_all("vary").any(says) {
-        fields.append("Vary", b"Origin");
-    }
 }
 
 /// Whether these are names of headers, and nothing else.

@@ -8,8 +8,10 @@ use tokio::time::Instant;
 use super::{mirror::copies::RequestCopy, spec::Reason};
 use crate::{
     consumer::Consumers,
+    encoding::{Accepted, Encoder},
     fields::Fields,
     forward::Forwarded,
+    http1::Framing,
     snapshot::{Backend, Id, Rule},
     target::Target,
     worker::{Peer, Worker},
@@ -132,6 +134,8 @@ pub struct Facts {
     pub body_bytes_max: Option<u64>,
     /// Set on whatever answer the client gets, in the place of what the answer has by these names.
     pub answer: Fields,
+    /// The codings in which the client takes the answer, if a plugin asks for them.
+    pub accepted: Option<Accepted>,
     /// Names of the fields that tell upstreams what a token says: they are ours, not the client's.
     pub told: Option<Arc<[Box<str>]>>,
     /// What goes to mirrors, if the request goes upstream.
@@ -207,6 +211,36 @@ pub struct PluginResponse<'r> {
     pub backend: &'r Backend,
     /// What was found out about the request.
     pub facts: &'r Facts,
+    /// Who serves.
+    pub worker: &'r Worker,
+    /// The upstream's body; `None` for an answer that the gateway makes.
+    pub content: Option<&'r mut Content>,
+}
+
+impl PluginResponse<'_> {
+    /// Says that the answer depends on that field of the request, unless that is said already.
+    pub fn varies_by(&mut self, name: &str) {
+        let says = |value: &[u8]| {
+            let mut names = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+            names.any(|said| said == b"*" || said.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        if !self.fields.get_all("vary").any(says) {
+            self.fields.append("Vary", name.as_bytes());
+        }
+    }
+}
+
+/// A body on its way to the client.
+#[derive(Debug)]
+pub struct Content {
+    /// As the upstream frames it.
+    pub framing: Framing,
+    /// The head only describes it, and it is not sent (HEAD, 304).
+    pub described: bool,
+    /// Whether the client takes one of a length that only its end tells.
+    pub any_length: bool,
+    /// What it goes through.
+    pub encoder: Option<Box<Encoder>>,
 }
 
 /// Who a plugin is, for state that outlives a snapshot.

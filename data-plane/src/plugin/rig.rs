@@ -202,13 +202,20 @@ impl Rig {
         }
     }
 
-    /// The response phase.
+    /// The response phase of an answer that the gateway makes.
     pub fn answer(&mut self, status: u16, lines: &[(&str, &str)]) -> Vec<String> {
+        self.pass(status, lines, None)
+    }
+
+    /// The same of an answer with that body of an upstream's.
+    pub fn pass(&mut self, status: u16, lines: &[(&str, &str)], content: Option<&mut Content>) -> Vec<String> {
         let mut fields = Fields::new();
         lines.iter().for_each(|(name, value)| fields.append(name, value.as_bytes()));
         let (request, facts) = (&self.fields, &self.facts);
         let (rule, backend) = (&self.rule, &self.rule.backends[0].backend);
-        let mut response = PluginResponse { status, fields: &mut fields, request, rule, backend, facts };
+        let worker = &self.worker;
+        let mut response =
+            PluginResponse { status, fields: &mut fields, request, rule, backend, facts, worker, content };
         self.rule.backends[0].chain.on_response(&mut response);
         tests::lines(&fields)
     }

@@ -1,6 +1,8 @@
 //! From the upstream to the client: interim answers, the answer's head, its body, and then whatever an upgraded
 //! connection carries.
 
+mod encoded;
+
 use tokio::time::Instant;
 
 use super::{
@@ -11,7 +13,8 @@ use super::{
     yield_now_and_then,
 };
 use crate::{
-    body::{Sink, Source},
+    body::{Sink, Source, is_stream},
+    encoding::Encoder,
     error::ProxyError,
     forward::{Reply, sanitise_response},
     http1::{
@@ -21,7 +24,7 @@ use crate::{
         write,
     },
     http2,
-    plugin::PluginResponse,
+    plugin::{Content, PluginResponse},
     telemetry::access_log::milliseconds,
     upstream::Retrying,
     websocket,
@@ -104,8 +107,11 @@ impl Downlink<'_, '_, '_> {
         if self.is_worth_another_try() {
             return Err(Down::RetryStatus);
         }
-        let reply = self.write_head()?;
-        self.body(reply).await
+        match self.write_head()? {
+            (reply, None) => self.body(reply).await,
+            // In a box: whose body goes as it is does not pay for its size.
+            (reply, Some(encoder)) => Box::pin(self.encoded_body(reply, encoder)).await,
+        }
     }
 
     /// Whether the answer is dropped for another try's; pays for that.
@@ -215,11 +221,13 @@ impl Downlink<'_, '_, '_> {
         self.flush().await
     }
 
-    /// Writes the answer's head: from here on it is the client's.
-    fn write_head(&mut self) -> Result<Reply, Down> {
+    /// Writes the answer's head: from here on it is the client's. With what the body goes through, if it goes through something.
+    fn write_head(&mut self) -> Result<(Reply, Option<Box<Encoder>>), Down> {
         let status = self.response.status;
         let described = self.request.method == "HEAD" || status == 304;
         sanitise_response(&mut self.response.fields, &self.response.connection, described);
+        let any_length = self.request.version != Version::Http10;
+        let mut content = Content { framing: self.response.framing, described, any_length, encoder: None };
         self.plan.chain.on_response(&mut PluginResponse {
             status,
             fields: &mut self.response.fields,
@@ -227,15 +235,18 @@ impl Downlink<'_, '_, '_> {
             rule: self.plan.rule,
             backend: &self.plan.chosen.backend,
             facts: &self.record.facts,
+            worker: self.worker,
+            content: Some(&mut content),
         });
         let stays = self.request.persistent() && !self.worker.draining() && !self.leaves_upload(status);
-        let reply = Reply::to(self.response, self.request.version, stays);
+        let framing = if content.encoder.is_some() { Framing::Chunked } else { self.response.framing };
+        let reply = Reply::to(framing, self.request.version, stays);
         self.say(status, reply, described || status == 204)?;
         let stream = self.response.fields.get("content-type").is_some_and(is_stream);
         if self.response.framing != Framing::Empty {
             self.flow.response_begun(stream, self.record.ended.unwrap_or_else(Instant::now));
         }
-        Ok(reply)
+        Ok((reply, content.encoder))
     }
 
     /// Whether the answer ends an upload that is not over: an error, or a final answer to a client that was waiting to be
@@ -295,17 +306,20 @@ impl Downlink<'_, '_, '_> {
                         Ok(_) => self.flow.progress(),
                     }
                 }
-                Piece::End => {
-                    let trailers = self.from.trailers_mut();
-                    if !trailers.is_empty() {
-                        self.plan.chain.on_response_trailers(trailers);
-                    }
-                    self.to.end(reply.framing, self.from.trailers()).map_err(client_gone)?;
-                    self.flush().await?;
-                    return Ok(Down::Answered { reusable: self.response.persistent(), keep_alive: reply.keep_alive });
-                }
+                Piece::End => return self.end(reply).await,
             }
         }
+    }
+
+    /// The body is with the client; what is behind it follows.
+    async fn end(&mut self, reply: Reply) -> Result<Down, Down> {
+        let trailers = self.from.trailers_mut();
+        if !trailers.is_empty() {
+            self.plan.chain.on_response_trailers(trailers);
+        }
+        self.to.end(reply.framing, self.from.trailers()).map_err(client_gone)?;
+        self.flush().await?;
+        Ok(Down::Answered { reusable: self.response.persistent(), keep_alive: reply.keep_alive })
     }
 
     /// Both sides agreed to speak another protocol: from here on bytes are carried as they come.
@@ -349,10 +363,4 @@ fn client_gone(_: std::io::Error) -> Down {
 fn stream_error(error: &std::io::Error) -> ProxyError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<h2::Error>());
     inner.map_or(ProxyError::UpstreamClosed, ProxyError::from)
-}
-
-/// Whether a body of this type is one that may be silent for long.
-fn is_stream(content_type: &[u8]) -> bool {
-    let begins = |prefix: &[u8]| content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
-    begins(b"text/event-stream") || begins(b"application/grpc")
 }

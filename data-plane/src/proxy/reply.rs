@@ -123,6 +123,8 @@ pub async fn local(
             rule,
             backend: &rule.backends[chosen.index].backend,
             facts: &record.facts,
+            worker: x.worker,
+            content: None,
         });
     }
     let head_only = x.request.method == "HEAD";

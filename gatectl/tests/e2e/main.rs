@@ -7,6 +7,7 @@ mod answers;
 mod apply;
 mod balancing;
 mod certificates;
+mod compress;
 mod connections;
 mod consumers;
 mod dev;
