@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 pub use self::explain::Explained;
 pub(crate) use self::{
-    condition::{Conditions, Pattern, ValueCondition, ValueTest, query_values},
+    condition::{Conditions, Pattern, ValueCondition, ValueTest, query_values, query_without},
     table::{Conflict, ConflictKind, MATCHES_PER_PATH_MAX, REGEXES_PER_HOST_MAX},
 };
 use crate::{fields::Fields, snapshot::Rule};

@@ -31,9 +31,10 @@ pub(super) static SPEC: Spec = Spec {
     summary: "Lets consumers through by a key.",
     details: "The keys are those of the [consumers](../manifest.md#consumer); at rest there are only their SHA-256. Upstreams are \
 told who asks in `X-Consumer-Name` and `X-Consumer-Groups`, in which clients can say nothing themselves; the key does not \
-go on to them unless `hide` is false (one in a query does in any case: prefer a header, since queries are in everyone's logs).\n\n\
+go on to them unless `hide` is false. Prefer a header to a query: queries are in everyone's logs.\n\n\
 Of several plugins that find out who asks, the first that knows settles it: with `optional` on all but the last, a request needs \
-one credential of any of them. A wrong one is refused even then.",
+one credential of any of them. A wrong one is refused even then. Once it is known who asks, keys are not looked at any more, and \
+do not go on all the same.",
     keys: &[
         Key::new(
             "header",
@@ -44,7 +45,7 @@ one credential of any of them. A wrong one is refused even then.",
         Key::new("query", NAME, "", "The parameter of the query that has it"),
         Key::new("cookie", NAME, "", "The cookie that has it"),
         Key::new("optional", Kind::Bool, "false", "Whether requests without a key go on, as nobody's"),
-        Key::new("hide", Kind::Bool, "true", "Whether headers and cookies with the key are removed from the request"),
+        Key::new("hide", Kind::Bool, "true", "Whether keys are removed from the request, wherever one is looked for"),
     ],
     example: "header: X-API-Key\noptional: false",
     reasons: &[&MISSING, &INVALID, &caller::REPEATED],
@@ -64,6 +65,7 @@ pub(super) fn compile(config: &Config<'_>, _: &mut Faults) -> ApiKey {
 impl ApiKey {
     pub fn on_request(&self, request: &mut PluginRequest<'_>) -> Flow {
         if request.facts.consumer.is_some() {
+            self.hide(request);
             return Flow::Continue;
         }
         caller::forget(request.fields);
@@ -74,11 +76,18 @@ impl ApiKey {
             Ok(Some(key)) => request.consumers.and_then(|all| all.by_key(&key)),
         };
         let Some(known) = known else { return refused(&INVALID) };
+        let consumer = Consumer::from_known(known, SPEC.name);
+        self.hide(request);
+        caller::is_known(consumer, request.fields, request.facts);
+        Flow::Continue
+    }
+
+    /// No upstream gets to see a key, be it one that was looked at or not.
+    fn hide(&self, request: &mut PluginRequest<'_>) {
         if self.hide {
             self.places.hide(request.fields, whole);
+            self.places.hide_in_query(request);
         }
-        caller::is_known(Consumer::from_known(known, SPEC.name), request.fields, request.facts);
-        Flow::Continue
     }
 }
 
@@ -191,6 +200,40 @@ mod tests {
         let mut query = rig(config);
         query.at("a", &format!("/api?key={ALICE}&key={BOB}"));
         assert_eq!(query.refusal().await, "credentials_repeated");
+    }
+
+    #[tokio::test]
+    async fn no_key_goes_on_where_another_plugin_knew_who_asks() {
+        let config = r#"{"header": "X-API-Key", "cookie": "key", "query": "key"}"#;
+        for key in [ALICE, BOB, "of-nobody-0123456789"] {
+            let mut rig = rig(config);
+            rig.facts.consumer = Some(crate::plugin::Consumer { name: "carol".into(), ..Default::default() });
+            rig.field("X-Consumer-Name", "carol").field("X_API_Key", key).field("Cookie", &format!("key={key}; a=1"));
+            rig.at("a", &format!("/api?key={key}"));
+            assert_eq!(rig.refusal().await, "");
+            assert_eq!(lines(&rig.fields), ["X-Consumer-Name: carol", "Cookie: a=1"]);
+            assert_eq!(rig.query(), None);
+            assert_eq!(rig.facts.consumer.map(|consumer| consumer.name).as_deref(), Some("carol"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_in_a_query_goes_no_further_and_the_rest_of_it_does() {
+        for (query, left) in [
+            (format!("?key={BOB}"), None),
+            (format!("?a=1&k%65y={BOB}&b=%20"), Some("a=1&b=%20")),
+            (format!("?key={BOB}&a"), Some("a")),
+            (format!("?a=&&key={BOB}"), Some("a=&")),
+            (format!("?KEY=1&key={BOB}&keys=2"), Some("KEY=1&keys=2")),
+        ] {
+            let mut rig = rig(r#"{"query": "key"}"#);
+            rig.at("a", &format!("/api{query}"));
+            assert_eq!(rig.refusal().await, "", "{query}");
+            assert_eq!(rig.query(), left, "{query}");
+        }
+        let mut rig = rig(r#"{"query": "key", "hide": false}"#);
+        rig.at("a", &format!("/api?key={BOB}"));
+        assert_eq!((rig.refusal().await, rig.query()), ("", Some(&*format!("key={BOB}"))));
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     consumer::{PASSWORD_BYTES_MAX, PasswordHash, USERNAME_BYTES_MAX, Verdict},
+    fields::Fields,
     snapshot::fault::Faults,
 };
 
@@ -42,12 +43,13 @@ pub(super) static SPEC: Spec = Spec {
 (Argon2id, or bcrypt made elsewhere), which take some milliseconds to check. So passwords are checked beside the requests, at most on \
 half of the cores at a time, and what was found out is remembered for as long as the hash is the same: the next request \
 with that password waits for nothing. An unknown user name takes as long as a wrong password. Upstreams are told who asks in \
-`X-Consumer-Name` and `X-Consumer-Groups`, in which clients can say nothing themselves.\n\n\
+`X-Consumer-Name` and `X-Consumer-Groups`, in which clients can say nothing themselves. Once it is known by another plugin who \
+asks, passwords are not looked at any more, and do not go on all the same.\n\n\
 Use it over TLS only: the password is in every request.",
     keys: &[
         Key::new("realm", Kind::Text { max: 128 }, "api", "What browsers show when they ask for a password"),
         Key::new("optional", Kind::Bool, "false", "Whether requests without a password go on, as nobody's"),
-        Key::new("hide", Kind::Bool, "true", "Whether `Authorization` is removed from the request"),
+        Key::new("hide", Kind::Bool, "true", "Whether user name and password are removed from the request"),
     ],
     example: "realm: partners",
     reasons: &[&MISSING, &INVALID, &BUSY, &caller::REPEATED],
@@ -78,6 +80,7 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> BasicAuth {
 impl BasicAuth {
     pub async fn on_request(&self, request: &mut PluginRequest<'_>) -> Flow {
         if request.facts.consumer.is_some() {
+            self.hide(request.fields);
             return Flow::Continue;
         }
         caller::forget(request.fields);
@@ -100,14 +103,19 @@ impl BasicAuth {
         };
         match (verdict, known) {
             (Verdict::Right, Some((known, _))) => {
-                if self.hide {
-                    request.fields.remove("authorization");
-                }
+                self.hide(request.fields);
                 caller::is_known(Consumer::from_known(known, SPEC.name), request.fields, request.facts);
                 Flow::Continue
             }
             (Verdict::Busy, _) => Refusal::new(&BUSY).field("Retry-After", b"1").into(),
             _ => self.refused(&INVALID),
+        }
+    }
+
+    /// No upstream gets to see a password, be it one that was looked at or not.
+    fn hide(&self, fields: &mut Fields) {
+        if self.hide {
+            fields.retain(|name, value| !name.eq_ignore_ascii_case("authorization") || encoded(value).is_none());
         }
     }
 
@@ -150,6 +158,22 @@ mod tests {
         let mut rig = Rig::new("basic_auth", config);
         rig.user("carol", "carol@example.com", "correct: horse").user("dave", "dave", "päss wörd");
         rig
+    }
+
+    #[tokio::test]
+    async fn no_password_goes_on_where_another_plugin_knew_who_asks() {
+        for (config, goes_on) in [("{}", false), (r#"{"hide": false}"#, true)] {
+            let mut rig = rig(config);
+            rig.facts.consumer = Some(Consumer { name: "alice".into(), ..Consumer::default() });
+            let wrong = basic("dave:wrong");
+            rig.field("Authorization", &wrong).field("authorization", "Bearer abc").field("X-Consumer-Name", "alice");
+            assert_eq!(rig.refusal().await, "");
+            let mut told = vec!["authorization: Bearer abc".to_owned(), "X-Consumer-Name: alice".to_owned()];
+            if goes_on {
+                told.insert(0, format!("Authorization: {wrong}"));
+            }
+            assert_eq!(lines(&rig.fields), told);
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,12 @@
 use std::borrow::Cow;
 
 use super::{Consumer, Facts, PluginRequest, Reason, Refusal, config::Config};
-use crate::{fields::Fields, forward::alias_is, route::query_values, upstream};
+use crate::{
+    fields::Fields,
+    forward::alias_is,
+    route::{query_values, query_without},
+    upstream,
+};
 
 /// Tells upstreams the name of the consumer.
 pub(super) const NAME: &str = "X-Consumer-Name";
@@ -60,6 +65,14 @@ impl Places {
         }
         if let Some(cookie) = &self.cookie {
             upstream::remove_cookie(fields, cookie);
+        }
+    }
+
+    /// Removes it from the query that the upstream is asked with; the rest of that stays as it is.
+    pub fn hide_in_query(&self, request: &mut PluginRequest<'_>) {
+        let query = self.query.as_ref().zip(request.query());
+        if let Some(rest) = query.and_then(|(name, query)| query_without(query, name)) {
+            request.facts.rewrite.get_or_insert_default().query = Some(rest);
         }
     }
 }

@@ -245,7 +245,7 @@ impl ForwardAuth {
         };
         forward::identity_fields(&identity, |name, value| fields.append(name, &value.concat()));
         let mut uri = target.path.clone();
-        if let Some(query) = target.query() {
+        if let Some(query) = request.query() {
             uri.push('?');
             uri.push_str(query);
         }

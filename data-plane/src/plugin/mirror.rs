@@ -118,7 +118,7 @@ impl Mirror {
             backend: backend.clone(),
             method: request.method.into(),
             path: path.unwrap_or_else(|| target.path.get(strip..).unwrap_or_default()).into(),
-            query: target.query().map(Into::into),
+            query: request.query().map(Into::into),
             host: Some(host).filter(|host| !host.is_empty()).map(Into::into),
             fields,
             asked_path: target.path.as_str().into(),

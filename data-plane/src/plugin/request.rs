@@ -123,6 +123,14 @@ pub struct PluginRequest<'r> {
 
 /// What plugins find out about a request, for those after them, the log and the answer.
 #[derive(Debug, Default)]
+impl PluginRequest<'_> {
+    /// The query that the upstream is asked with, as far as it is known by now.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        Rewrite::query_of(self.facts.rewrite.as_deref(), self.target)
+    }
+}
+
 pub struct Facts {
     /// Who asks, once an authentication plugin knows.
     pub consumer: Option<Consumer>,
@@ -196,6 +204,19 @@ pub struct Rewrite {
     pub host: Option<String>,
 }
 
+    /// What is left of the query where a plugin has taken something out of it; "" for none.
+    pub query: Option<String>,
+}
+
+impl Rewrite {
+    /// The query that the upstream is asked with.
+    #[must_use]
+    pub fn query_of<'q>(rewrite: Option<&'q Self>, target: &'q Target) -> Option<&'q str> {
+        match rewrite.and_then(|rewrite| rewrite.query.as_deref()) {
+            Some(query) => Some(query).filter(|query| !query.is_empty()),
+            None => target.query(),
+        }
+    }
 /// An answer on its way to the client.
 #[derive(Debug)]
 pub struct PluginResponse<'r> {

@@ -188,6 +188,11 @@ impl Rig {
     /// The name of the reason for which it is refused; "" if it is not.
     pub async fn refusal(&mut self) -> &'static str {
         match self.ask().await {
+    /// The query that the upstream is asked with.
+    pub fn query(&self) -> Option<&str> {
+        Rewrite::query_of(self.facts.rewrite.as_deref(), &self.target)
+    }
+
             None => "",
             Some(Flow::Refuse(refusal)) => refusal.reason.name,
             Some(other) => panic!("{other:?}"),

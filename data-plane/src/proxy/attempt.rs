@@ -281,7 +281,7 @@ pub async fn attempt(
 }
 
 fn write_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) {
-    write::request_line(x.upstream_out, &x.request.method, path(x.target, plan, endpoint), x.target.query());
+    write::request_line(x.upstream_out, &x.request.method, path(x.target, plan, endpoint), query(x.target, plan));
     if let Some(key) = &plan.key {
         write::field(x.upstream_out, "Sec-WebSocket-Key", key.as_bytes());
     }
@@ -296,7 +296,7 @@ fn http2_head(x: &mut Exchange<'_, '_>, plan: &Plan<'_>, endpoint: &Endpoint) ->
     let method = if plan.upgrade { "CONNECT" } else { &x.request.method };
     let identity = identity(x.target, x.client.peer, x.forwarded, plan, endpoint);
     let path = path(x.target, plan, endpoint);
-    let mut head = http2::head::request(method, endpoint.scheme(), identity.host, path, x.target.query())?;
+    let mut head = http2::head::request(method, endpoint.scheme(), identity.host, path, query(x.target, plan))?;
     forward::add_request_fields(head.headers_mut(), x.request, &identity)?;
     if plan.upgrade {
         head.headers_mut().remove("sec-websocket-key");
@@ -313,6 +313,10 @@ fn path<'x>(target: &'x Target, plan: &'x Plan<'_>, endpoint: &'x Endpoint) -> [
         ("", "") => ["/", ""],
         (base, path) => [base, path],
     }
+}
+
+fn query<'x>(target: &'x Target, plan: &'x Plan<'_>) -> Option<&'x str> {
+    Rewrite::query_of(plan.rewrite.as_deref(), target)
 }
 
 fn identity<'x>(

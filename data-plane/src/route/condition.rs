@@ -215,6 +215,13 @@ pub(crate) fn query_values(query: &str, name: &str, bytes_max: usize) -> impl It
     })
 }
 
+/// The query without that parameter, in whatever spelling of the name; `None` if it does not have it.
+pub(crate) fn query_without(query: &str, name: &str) -> Option<String> {
+    let is_other = |parameter: &&str| !is_encoding_of(parameter.split('=').next().unwrap_or_default(), name);
+    let rest = query.split('&').filter(is_other).collect::<Vec<_>>().join("&");
+    (rest.len() < query.len()).then_some(rest)
+}
+
 fn is_encoded(text: &str) -> bool {
     memchr::memchr2(b'%', b'+', text.as_bytes()).is_some()
 }

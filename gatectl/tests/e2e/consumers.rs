@@ -3,7 +3,9 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use crate::harness::{Client, Gateway, Http2, Response, Witness, files_with, gatectl_with_env, with_gateway};
+use crate::harness::{
+    Client, Gateway, Http2, Peer, Response, Witness, files_with, gatectl_with_env, with_gateway, within,
+};
 
 const IN_PLACE: &str = "in-place-0123456789abcdef";
 const IN_FILE: &str = "in-file-0123456789abcdef";
@@ -135,12 +137,68 @@ async fn what_a_push_takes_away_lets_nobody_in_and_what_it_leaves_alone_goes_on(
     assert!(faults[0].message.contains("acme") && !faults[0].message.contains(IN_FILE), "{faults:?}");
     gateway.gatectl(&["delete", "consumer", "acme"]).await.expect(0);
     let gone = async { while ask(&mut client, "/", &[("x-api-key", IN_FILE)]).await.1 != "key_invalid" {} };
-    crate::harness::within("a key that is gone", gone).await;
+    within("a key that is gone", gone).await;
     assert_eq!(ask(&mut client, "/", &[("x-api-key", IN_PLACE)]).await.2, "bolt");
     assert_eq!(http2.request("GET", "/", &[("x-api-key", IN_FILE)], b"").await.status, 401);
     let back = gateway.gatectl(&["history"]).await.expect(0);
     assert!(!back.contains(IN_FILE), "{back}");
     gateway.shutdown().await;
+}
+
+/// Whatever the client shows, and whoever of the plugins knew it first.
+#[tokio::test]
+async fn no_credential_reaches_an_upstream_or_a_mirror() {
+    let (upstream, shadow) = (Witness::echo().await, Witness::saying("x").await);
+    let (peer, serving) = Peer::serving(None, async |asked| {
+        let target = asked.request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+        asked.say(200, &target);
+    })
+    .await;
+    let manifest = format!(
+        "backends: [{{name: shadow, endpoints: [\"{}\"]}}, {{name: peer, protocol: h2c, endpoints: [\"{peer}\"]}}]\n\
+         plugins:\n\
+         - {{name: keys, type: api_key, config: {{query: key, header: x-key, optional: true}}}}\n\
+         - {{name: passwords, type: basic_auth}}\n- {{name: copies, type: mirror, config: {{backend: shadow}}}}\n\
+         - {{name: path, type: rewrite, config: {{prefix: /new}}}}\n\
+         consumers: [{{name: acme, api_keys: [{IN_PLACE}], basic_auth: {{username: acme, password: {PASSWORD}}}}}]\n\
+         routes:\n- {{name: one, path: /one, plugins: [keys, passwords, copies], backend: \"{}\"}}\n\
+         - {{name: two, path: /two, plugins: [keys, passwords, path], backend: peer}}\n",
+        shadow.url(),
+        upstream.url()
+    );
+    with_gateway(&manifest, async |gateway| {
+        let mut client = Client::connect(gateway.proxy_addr()).await;
+        let (right, wrong) = (basic("acme", PASSWORD), basic("acme", "wrong wrong wrong"));
+        for (query, headers, left) in [
+            (format!("?a=1&key={IN_PLACE}&b=2"), &[][..], "?a=1&b=2"),
+            (format!("?key={IN_PLACE}"), &[("authorization", &*right)], ""),
+            (format!("?k%65y={IN_PLACE}&a"), &[("authorization", &*wrong)], "?a"),
+            ("?a=%20".to_owned(), &[("x-key", IN_PLACE), ("authorization", &*right)], "?a=%20"),
+        ] {
+            let seen = client.get_with(&format!("/one/x{query}"), headers).await;
+            let text = seen.text();
+            assert!(seen.status == 200 && text.starts_with(&format!("GET /x{left} HTTP/1.1\r\n")), "{text}");
+            assert!(text.contains("X-Consumer-Name: acme") && !text.to_lowercase().contains("authorization"), "{text}");
+            let seen = client.get_with(&format!("/two/x{query}"), headers).await;
+            assert_eq!((seen.status, seen.text()), (200, format!("/new/x{left}")));
+        }
+        within("four copies", async {
+            while shadow.requests().len() < 4 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        for seen in upstream.requests().iter().chain(&shadow.requests()) {
+            let text = String::from_utf8_lossy(&seen.bytes).to_lowercase();
+            assert!(!text.contains(IN_PLACE) && !text.contains("authorization"), "{text}");
+        }
+        // Who shows nothing that counts first is known by what counts next, and a wrong key is wrong whatever else is right.
+        let headers = [("x-key", "nobody-0123456789abcdef"), ("authorization", &*right)];
+        assert_eq!(ask(&mut client, "/one", &headers).await.1, "key_invalid");
+        assert_eq!(ask(&mut client, "/one", &headers[1..]).await, (200, String::new(), "acme".to_owned()));
+    })
+    .await;
+    serving.abort();
 }
 
 #[tokio::test]

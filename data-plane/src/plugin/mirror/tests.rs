@@ -34,10 +34,10 @@ async fn the_copy_is_what_goes_upstream() {
     let told =
         ["X-Tag: 1", "X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: http", "X-Forwarded-Host: a.example:8080"];
     assert_eq!(lines(&copy.fields), told);
-    let rewrite = Rewrite { path: Some("/other".into()), host: Some("b.example".into()) };
+    let rewrite = Rewrite { path: Some("/other".into()), host: Some("b.example".into()), query: Some("b=2".into()) };
     rig.facts.rewrite = Some(Box::new(rewrite));
     let copy = copies(&mut rig).await.pop().expect("a copy");
-    assert_eq!((&*copy.path, copy.host.as_deref()), ("/other", Some("b.example")));
+    assert_eq!((&*copy.path, copy.query.as_deref(), copy.host.as_deref()), ("/other", Some("b=2"), Some("b.example")));
     assert_eq!(copy.fields.get("x-forwarded-host"), Some(&b"a.example:8080"[..]));
 }
 
