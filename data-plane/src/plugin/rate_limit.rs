@@ -112,7 +112,7 @@ Requests are counted exactly over all workers of a proxy; several proxies count 
 that name the plugin share its counts, unless `route` is in the key. A push leaves them alone, one that changes the plugin \
 too: who had used half of the old limit has used half of the new one. Other windows or another key begin anew.\n\n\
 A key that has nothing to wait for is forgotten. If more than `max_keys` are in use, those go first that would have had their \
-whole burst again soonest, so that who is at the limit stays there.\n\n\
+whole burst again soonest, so that who is at the limit stays there; `rustygate_rate_limit_evictions` counts them.\n\n\
 Answers have `RateLimit-Policy` (`q`: the burst, `w`: the seconds in which it fills up) and `RateLimit` (`r`: requests that \
 may come now, `t`: seconds until there is one more), as draft-ietf-httpapi-ratelimit-headers-11 has them; refusals \
 `Retry-After`. What a backend says in these headers is replaced.\n\n\
@@ -392,7 +392,11 @@ impl RateLimit {
         let make = |shared: &crate::live::States| shared.get_or(identity.id, Table::default);
         let table: &Arc<Table> = &request.worker.states.own(identity.id, request.now, make);
         let key = table.key(|write| self.feed(request, write));
-        table.take(key, &self.windows, request.now, self.keys_max)
+        let (verdict, evicted) = table.take(key, &self.windows, request.now, self.keys_max);
+        if evicted > 0 {
+            request.worker.shared.metrics.gauges.rate_limit_evictions.fetch_add(evicted, Relaxed);
+        }
+        verdict
     }
 
     /// Writes what tells the request's key from all others of the plugin.

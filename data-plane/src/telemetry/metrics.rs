@@ -190,6 +190,8 @@ pub struct Gauges {
     pub handshakes_failed: AtomicU64,
     /// Requests that Redis did not count for a rate limit.
     pub rate_limit_errors: AtomicU64,
+    /// Keys of rate limits that were in use and forgotten for others.
+    pub rate_limit_evictions: AtomicU64,
     /// Requests that forward_auth got no answer about.
     pub forward_auth_errors: AtomicU64,
     /// Copies of requests that mirrors answered.
@@ -364,6 +366,11 @@ impl Collector for RequestCollector {
                 "rustygate_rate_limit_errors",
                 "Requests that Redis did not count in time, for which on_error decided",
                 &gauges.rate_limit_errors,
+            ),
+            (
+                "rustygate_rate_limit_evictions",
+                "Keys in use that rate limits forgot because there were more than max_keys",
+                &gauges.rate_limit_evictions,
             ),
             (
                 "rustygate_forward_auth_errors",

@@ -61,23 +61,22 @@ impl Table {
         Digest(hashers[0].finish(), hashers[1].finish())
     }
 
-    /// Takes one request from each window of a key, if every one has it.
-    pub fn take(&self, key: Digest, windows: &[Window], now: Instant, keys_max: usize) -> Verdict {
+    /// Takes one request from each window of a key, if every one has it. Also how many other keys had to make room for it
+    /// that were in use.
+    pub fn take(&self, key: Digest, windows: &[Window], now: Instant, keys_max: usize) -> (Verdict, u64) {
         let now = u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX / 2);
         #[allow(clippy::cast_possible_truncation, reason = "the low bits of a hash are as good as any")]
         let shard = &self.shards[key.0 as usize % SHARDS];
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tats) = shard.get_mut(&key) {
-            return decide(tats, windows, now);
+            return (decide(tats, windows, now), 0);
         }
         let most = keys_max.div_ceil(SHARDS);
-        if shard.len() >= most {
-            make_room(&mut shard, now, most);
-        }
+        let evicted = if shard.len() < most { 0 } else { make_room(&mut shard, now, most) };
         let mut tats = Tats::default();
         let verdict = decide(&mut tats, windows, now);
         shard.insert(key, tats);
-        verdict
+        (verdict, evicted)
     }
 
     /// How many keys it has.
@@ -105,12 +104,13 @@ fn decide(tats: &mut Tats, windows: &[Window], now: u64) -> Verdict {
 }
 
 /// Forgets the keys that have nothing to wait for; if those are few, also some of the others, those with the shortest
-/// wait.
-fn make_room(shard: &mut Shard, now: u64, most: usize) {
+/// wait. How many of those.
+fn make_room(shard: &mut Shard, now: u64, most: usize) -> u64 {
     let until = |tats: &Tats| tats.iter().copied().max().unwrap_or_default();
     shard.retain(|_, tats| until(tats) > now);
     let goal = most - most.div_ceil(8);
-    let Some(mut surplus) = shard.len().checked_sub(goal).filter(|surplus| *surplus > 0) else { return };
+    let Some(mut surplus) = shard.len().checked_sub(goal).filter(|surplus| *surplus > 0) else { return 0 };
+    let evicted = surplus as u64;
     let mut all: Vec<u64> = shard.values().map(until).collect();
     let (_, threshold, _) = all.select_nth_unstable(surplus - 1);
     let threshold = *threshold;
@@ -119,4 +119,5 @@ fn make_room(shard: &mut Shard, now: u64, most: usize) {
         surplus -= usize::from(goes);
         !goes
     });
+    evicted
 }

@@ -191,12 +191,12 @@ async fn workers_share_a_table_and_none_of_them_takes_what_another_took() {
         std::thread::spawn(move || {
             let windows = [window(2500), window(100_000)];
             let key = table.key(|write| write(b"key"));
-            (0..1000).filter(|_| table.take(key, &windows, now, 1000).allowed).count()
+            (0..1000).filter(|_| table.take(key, &windows, now, 1000).0.allowed).count()
         })
     });
     let allowed: usize = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
     assert_eq!(allowed, 2500);
-    let used = table.take(table.key(|write| write(b"key")), &[window(2500), window(100_000)], now, 1000).used;
+    let used = table.take(table.key(|write| write(b"key")), &[window(2500), window(100_000)], now, 1000).0.used;
     assert_eq!(used[1], 2500 * window(100_000).interval);
 }
 
@@ -205,9 +205,12 @@ async fn memory_is_bounded_and_who_is_at_the_limit_is_not_forgotten_for_newcomer
     const KEYS_MAX: usize = 10_000;
     let table = Table::default();
     let windows = [window(10)];
+    let gone = std::cell::Cell::new(0);
     let take = |name: u32| {
         let key = table.key(|write| write(&name.to_le_bytes()));
-        table.take(key, &windows, Instant::now(), KEYS_MAX).allowed
+        let (verdict, evicted) = table.take(key, &windows, Instant::now(), KEYS_MAX);
+        gone.set(gone.get() + evicted);
+        verdict.allowed
     };
     let hot: Vec<u32> = (0..100).collect();
     for name in &hot {
@@ -219,6 +222,7 @@ async fn memory_is_bounded_and_who_is_at_the_limit_is_not_forgotten_for_newcomer
     assert!(table.len() <= KEYS_MAX + 256, "{}", table.len());
     assert!(table.len() > KEYS_MAX / 2, "{}", table.len());
     assert!(hot.iter().all(|name| !take(*name)));
+    assert_eq!(gone.replace(0), 100_100 - table.len() as u64, "each that had to go is counted");
     // Those that have nothing to wait for make room for all that come.
     advance(Duration::from_secs(3601)).await;
     for stranger in 200_000..201_000 {
@@ -227,6 +231,18 @@ async fn memory_is_bounded_and_who_is_at_the_limit_is_not_forgotten_for_newcomer
     for stranger in 200_000..201_000 {
         assert!((0..9).all(|_| take(stranger)) && !take(stranger));
     }
+    assert_eq!(gone.get(), 0, "nobody had to go");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_have_to_go_before_their_time_are_counted() {
+    let mut rig = Rig::new("rate_limit", r#"{"requests": 2, "per": "1h", "max_keys": 1000}"#);
+    for client in 0..20_000_u32 {
+        rig.client = IpAddr::from(client.to_be_bytes());
+        assert_eq!(passing(&mut rig, 1).await, 1);
+    }
+    let evictions = rig.worker.shared.metrics.gauges.rate_limit_evictions.load(Relaxed);
+    assert!((18_500..20_000).contains(&evictions), "{evictions}");
 }
 
 #[test]
