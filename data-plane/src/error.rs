@@ -7,7 +7,7 @@ use h2::Reason;
 
 use crate::{
     canonical,
-    http1::{body::BodyError, head::HeadError},
+    http1::{body::BodyError, head::HeadError, write::reason_phrase},
     limit::Limit,
     plugin,
 };
@@ -264,8 +264,10 @@ pub const PROBLEM_JSON: &[u8] = b"application/problem+json";
 
 /// What a status is called: with "about:blank" as its type, a problem is the status's own.
 fn phrase(status: u16) -> &'static str {
-    let status = http::StatusCode::from_u16(status).ok();
-    status.and_then(|status| status.canonical_reason()).unwrap_or("Error")
+    match reason_phrase(status) {
+        "" => "Error",
+        phrase => phrase,
+    }
 }
 
 impl From<&h2::Error> for ProxyError {

@@ -235,7 +235,7 @@ async fn handle(
 
     let mut timeouts = rule.timeouts;
     let mut ends = None;
-    if by_http2 && grpc::is_call(&x.request.fields) {
+    if reply::is_call(x.request) {
         // A call may take long before its first answer; its caller says how long, or the idle time bounds it.
         timeouts.total = timeouts.total.max(timeouts.idle);
         ends = grpc::timeout(&x.request.fields).map(|timeout| record.started + timeout);
@@ -269,6 +269,7 @@ async fn ask_plugins<'p>(
 ) -> Result<Option<(&'p Plugin, Flow)>, ProxyError> {
     let due = turn::due(Some(record.started), plan, plan.timeouts.total);
     let peer = x.client.peer;
+    let is_call = reply::is_call(x.request);
     let mut request = PluginRequest {
         fields: &mut x.request.fields,
         method: &x.request.method,
@@ -278,6 +279,7 @@ async fn ask_plugins<'p>(
         client: x.forwarded.client.unwrap_or(peer.address),
         trusted,
         peer,
+        is_call,
         rule: plan.rule,
         backend: &plan.chosen.backend,
         body_length: upload.length(),

@@ -14,7 +14,6 @@ use crate::{
     canonical,
     fields::Fields,
     forward::{self, Identity, alias_begins, alias_is},
-    grpc,
     snapshot::fault::{Faults, shown},
     subrequest::{Answer, Subrequest, Terms, ask},
     upstream::Asker,
@@ -165,7 +164,7 @@ impl ForwardAuth {
             Some(answer) if (200..300).contains(&answer.status) => {
                 self.let_through(&answer, request.fields, request.facts)
             }
-            Some(answer) if (300..500).contains(&answer.status) => Some(refuse(answer, grpc::is_call(request.fields))),
+            Some(answer) if (300..500).contains(&answer.status) => Some(refuse(answer, request.is_call)),
             _ => None,
         };
         if let Some(flow) = asked {

@@ -101,6 +101,8 @@ pub struct PluginRequest<'r> {
     pub trusted: bool,
     /// Who is at the other end of the connection, with what its certificate says; and the listener.
     pub peer: &'r Peer,
+    /// Whether it is a call of gRPC.
+    pub is_call: bool,
     /// The rule that matched, with its route's name.
     pub rule: &'r Rule,
     /// The backend that was chosen.
@@ -121,8 +123,6 @@ pub struct PluginRequest<'r> {
     pub facts: &'r mut Facts,
 }
 
-/// What plugins find out about a request, for those after them, the log and the answer.
-#[derive(Debug, Default)]
 impl PluginRequest<'_> {
     /// The query that the upstream is asked with, as far as it is known by now.
     #[must_use]
@@ -131,6 +131,8 @@ impl PluginRequest<'_> {
     }
 }
 
+/// What plugins find out about a request, for those after them, the log and the answer.
+#[derive(Debug, Default)]
 pub struct Facts {
     /// Who asks, once an authentication plugin knows.
     pub consumer: Option<Consumer>,
@@ -202,8 +204,6 @@ pub struct Rewrite {
     pub path: Option<String>,
     /// Canonical, with a port if it has one.
     pub host: Option<String>,
-}
-
     /// What is left of the query where a plugin has taken something out of it; "" for none.
     pub query: Option<String>,
 }
@@ -217,6 +217,8 @@ impl Rewrite {
             None => target.query(),
         }
     }
+}
+
 /// An answer on its way to the client.
 #[derive(Debug)]
 pub struct PluginResponse<'r> {

@@ -32,6 +32,7 @@ pub struct Rig {
     pub scheme: &'static str,
     pub client: IpAddr,
     pub trusted: bool,
+    pub is_call: bool,
     pub body_length: Option<u64>,
     pub worker: Rc<Worker>,
     pub rule: Arc<Rule>,
@@ -106,6 +107,7 @@ impl Rig {
             scheme: "http",
             client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             trusted: false,
+            is_call: false,
             body_length: Some(0),
             worker: worker(),
             rule,
@@ -172,6 +174,7 @@ impl Rig {
             client: self.client,
             trusted: self.trusted,
             peer: &self.peer,
+            is_call: self.is_call,
             rule: &self.rule,
             backend: &self.rule.backends[0].backend,
             body_length: self.body_length,
@@ -185,14 +188,14 @@ impl Rig {
         self.rule.backends[0].chain.on_request(&mut request).await.map(|(_, flow)| flow)
     }
 
-    /// The name of the reason for which it is refused; "" if it is not.
-    pub async fn refusal(&mut self) -> &'static str {
-        match self.ask().await {
     /// The query that the upstream is asked with.
     pub fn query(&self) -> Option<&str> {
         Rewrite::query_of(self.facts.rewrite.as_deref(), &self.target)
     }
 
+    /// The name of the reason for which it is refused; "" if it is not.
+    pub async fn refusal(&mut self) -> &'static str {
+        match self.ask().await {
             None => "",
             Some(Flow::Refuse(refusal)) => refusal.reason.name,
             Some(other) => panic!("{other:?}"),

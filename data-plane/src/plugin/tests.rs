@@ -119,6 +119,53 @@ fn the_tables_of_the_types_are_whole() {
         assert!(spec.summary.ends_with('.') && !spec.example.is_empty(), "{}", spec.name);
         for reason in spec.reasons {
             // What finds out who asks shares one.
+/// Clients and their alarms know them by these names.
+#[test]
+fn reasons_keep_their_names_and_each_has_its_problem_and_its_status_of_grpc() {
+    use crate::{error::ProxyError, grpc};
+    let all: Vec<_> = TYPES.iter().flat_map(|spec| spec.reasons).collect();
+    for name in [
+        "ip_denied",
+        "cors_denied",
+        "fault_injected",
+        "body_too_large",
+        "token_missing",
+        "token_invalid",
+        "token_expired",
+        "insufficient_scope",
+        "credentials_repeated",
+        "key_missing",
+        "key_invalid",
+        "password_missing",
+        "password_invalid",
+        "passwords_busy",
+        "auth_denied",
+        "auth_unavailable",
+        "acl_denied",
+        "rate_limited",
+        "rate_limit_unavailable",
+        "concurrency_limited",
+        "rewrite_failed",
+    ] {
+        assert!(all.iter().any(|reason| reason.name == name), "{name} has another name");
+    }
+    for reason in all {
+        let error = ProxyError::Refused { reason, status: reason.status };
+        let problem: serde_json::Value = serde_json::from_slice(&error.body(&error.message())).expect("JSON");
+        assert_eq!((&problem["reason"], &problem["status"]), (&reason.name.into(), &reason.status.into()));
+        assert_eq!((&problem["type"], &problem["detail"]), (&"about:blank".into(), &reason.detail.into()));
+        let expected = match reason.status {
+            400 => grpc::Status::Internal,
+            401 => grpc::Status::Unauthenticated,
+            403 => grpc::Status::PermissionDenied,
+            413 | 429 => grpc::Status::ResourceExhausted,
+            503 => grpc::Status::Unavailable,
+            other => panic!("{}: say here what {other} is to a caller of gRPC", reason.name),
+        };
+        assert_eq!(grpc::status(error), expected, "{}", reason.name);
+    }
+}
+
             let known = reasons.insert(reason.name, reason);
             assert!(known.is_none_or(|known| std::ptr::eq(*known, *reason)), "two reasons are called {}", reason.name);
             assert!((400..600).contains(&reason.status), "{}", reason.name);

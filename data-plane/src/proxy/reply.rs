@@ -13,7 +13,7 @@ use crate::{
     fields::Fields,
     forward::Reply,
     grpc,
-    http1::{Framing, body::Piece},
+    http1::{Framing, Version, body::Piece, head::RequestHead},
     plugin::{Flow, LocalResponse, Plugin, PluginResponse},
     snapshot::Rule,
     websocket,
@@ -24,6 +24,11 @@ const DRAIN_BYTES_MAX: u64 = 64 << 10;
 
 /// How long that may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Whether a request is a call of gRPC, which there is over HTTP/2 only: anybody else reads the status of HTTP.
+pub fn is_call(request: &RequestHead) -> bool {
+    request.version == Version::Http2 && grpc::is_call(&request.fields)
+}
 
 /// Answers with what a plugin says.
 pub async fn plugin(x: &mut Exchange<'_, '_>, record: &mut Record, rule: &Rule, plugin: &Plugin, flow: Flow) -> After {
@@ -38,7 +43,7 @@ pub async fn plugin(x: &mut Exchange<'_, '_>, record: &mut Record, rule: &Rule, 
             x.worker.count_answer(plugin, Some(refusal.reason));
             record.reason = refusal.reason.name;
             let error = ProxyError::Refused { reason: refusal.reason, status: refusal.status };
-            if let Some(body) = refusal.body.filter(|_| !grpc::is_call(&x.request.fields)) {
+            if let Some(body) = refusal.body.filter(|_| !is_call(x.request)) {
                 let answer = LocalResponse { status: refusal.status, fields: refusal.fields, body: *body };
                 return local(x, record, Some(rule), answer).await;
             }
@@ -62,7 +67,7 @@ async fn problem(
     detail: &str,
     mut fields: Fields,
 ) -> After {
-    if grpc::is_call(&x.request.fields) {
+    if is_call(x.request) {
         for (name, value) in grpc::trailers_only(grpc::status(error), detail).iter() {
             fields.append(name, value);
         }

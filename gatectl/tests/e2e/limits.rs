@@ -272,7 +272,7 @@ async fn a_body_that_trickles_is_cut_and_messages_that_trickle_are_not() {
     };
     let http1 = trickle("text/plain", "request_body_slow");
     // A call is never one of HTTP/1.1.
-    let no_call = trickle("application/grpc", "grpc-status");
+    let no_call = trickle("application/grpc", "request_body_slow");
     let http2 = async {
         let mut client = Http2::connect(addr).await;
         let (response, mut stream) = client.open(client.head("POST", "/", &[]), false).await;

@@ -34,6 +34,7 @@ mod mirror;
 mod plugins;
 mod quick_start;
 mod rate_limit;
+mod refusals;
 mod resilience;
 mod restart;
 mod retries;
