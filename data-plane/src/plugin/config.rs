@@ -454,7 +454,7 @@ fn expect<T>(read: Option<T>, value: &Value, path: &str, wanted: &str, faults: &
 }
 
 /// Fields that frame messages or belong to one connection: changing them would break the proxy's own work.
-const OWN_FIELDS: [&str; 16] = [
+const OWN_FIELDS: [&str; 17] = [
     "connection",
     "content-length",
     "expect",
@@ -468,6 +468,7 @@ const OWN_FIELDS: [&str; 16] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",

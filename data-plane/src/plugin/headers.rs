@@ -22,7 +22,8 @@ pub(super) static SPEC: Spec = Spec {
     summary: "Sets, adds and removes header fields of requests and responses.",
     details: "First fields are removed, then set, then added. What is removed from a request or set in it is so in every \
 spelling that an upstream may read as the same name: `X_Team` too, where `x-team` is set. Fields that frame messages, \
-belong to one connection, or are the gateway's own (`X-Forwarded-*`, `X-RustyGate-*`) cannot be changed.\n\n\
+belong to one connection, or are the gateway's own (`Host`, `Forwarded`, `X-Forwarded-For`, `-Host`, `-Proto` and `-Client-Cert`, \
+`X-RustyGate-*`) cannot be changed.\n\n\
 A value may have variables in it: `${client_ip}` (as trusted proxies tell it), `${host}`, `${method}`, `${path}` (canonical), \
 `${scheme}`, `${request_id}`, `${consumer}`, `${route}`, `${backend}`; in an answer the last four. One that is not known is \
 empty; `$$` is a dollar. A value in a file or a variable of the environment is a secret: it is sealed at rest, never shown, and \

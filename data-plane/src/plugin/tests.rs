@@ -32,7 +32,15 @@ async fn headers_are_removed_set_and_added_on_their_side_only() {
 
 #[test]
 fn headers_of_the_gateway_are_refused() {
-    for name in ["Host", "connection", "Transfer-Encoding", "content_length", "X-RustyGate-Backend", "x_rustygate-x"] {
+    for name in [
+        "Host",
+        "connection",
+        "Transfer-Encoding",
+        "content_length",
+        "X-RustyGate-Backend",
+        "x_rustygate-x",
+        "X-Forwarded-Client_Cert",
+    ] {
         let set = format!(r#"{{"request": {{"set": {{"{name}": "1"}}}}}}"#);
         assert_eq!(fields_at_fault("headers", &set), [format!("config.request.set.{name}")]);
         let remove = format!(r#"{{"response": {{"remove": ["ok", "{name}"]}}}}"#);
@@ -111,14 +119,6 @@ async fn types_run_in_their_order_and_a_plugin_that_is_off_does_nothing() {
     assert_eq!(Plugin::compile(&faulty).expect_err("off, but faulty")[0].field, "config.status");
 }
 
-/// Each page of the reference shows an example: it must be valid, as must be the rest of the table.
-#[test]
-fn the_tables_of_the_types_are_whole() {
-    let mut reasons = std::collections::BTreeMap::new();
-    for spec in TYPES {
-        assert!(spec.summary.ends_with('.') && !spec.example.is_empty(), "{}", spec.name);
-        for reason in spec.reasons {
-            // What finds out who asks shares one.
 /// Clients and their alarms know them by these names.
 #[test]
 fn reasons_keep_their_names_and_each_has_its_problem_and_its_status_of_grpc() {
@@ -166,6 +166,14 @@ fn reasons_keep_their_names_and_each_has_its_problem_and_its_status_of_grpc() {
     }
 }
 
+/// Each page of the reference shows an example: it must be valid, as must be the rest of the table.
+#[test]
+fn the_tables_of_the_types_are_whole() {
+    let mut reasons = std::collections::BTreeMap::new();
+    for spec in TYPES {
+        assert!(spec.summary.ends_with('.') && !spec.example.is_empty(), "{}", spec.name);
+        for reason in spec.reasons {
+            // What finds out who asks shares one.
             let known = reasons.insert(reason.name, reason);
             assert!(known.is_none_or(|known| std::ptr::eq(*known, *reason)), "two reasons are called {}", reason.name);
             assert!((400..600).contains(&reason.status), "{}", reason.name);
