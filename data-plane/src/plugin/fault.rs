@@ -9,7 +9,7 @@ use super::{
 };
 use crate::snapshot::fault::Faults;
 
-const PERCENT: Key = Key::new("percent", Kind::Integer { min: 0, max: 100 }, "100", "Of the requests, by chance");
+const PERCENT: Key = Key::new("percent", Kind::Percent, "100", "Of the requests, by chance");
 
 static DELAY: [Key; 2] =
     [Key::required("time", Kind::Duration { min: 1, max: 60_000 }, "How long a request is held up"), PERCENT];
@@ -38,15 +38,15 @@ pub(super) static SPEC: Spec = Spec {
 
 #[derive(Debug)]
 pub(super) struct Fault {
-    delay: Option<(Duration, u32)>,
-    abort: Option<(u16, u32)>,
+    delay: Option<(Duration, f64)>,
+    abort: Option<(u16, f64)>,
 }
 
 pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Fault {
     if !config.has("delay") && !config.has("abort") {
         config.fault_here("there is neither \"delay\" nor \"abort\"", "give at least one of them", faults);
     }
-    let percent = |config: &Config<'_>| config.integer("percent").and_then(|percent| u32::try_from(percent).ok());
+    let percent = |config: &Config<'_>| config.percent("percent");
     let delay = config.child("delay").and_then(|delay| Some((delay.duration("time")?, percent(&delay)?)));
     let status = |config: &Config<'_>| config.integer("status").and_then(|status| u16::try_from(status).ok());
     let abort = config.child("abort").and_then(|abort| Some((status(&abort)?, percent(&abort)?)));
@@ -56,7 +56,7 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Fault {
 impl Fault {
     /// How long this request is held up, if it is.
     pub fn delay(&self) -> Option<Duration> {
-        self.delay.filter(|(_, percent)| fastrand::u32(..100) < *percent).map(|(time, _)| time)
+        self.delay.filter(|(_, percent)| hits(*percent)).map(|(time, _)| time)
     }
 
     pub async fn hold_up(&self, time: Duration) -> Flow {
@@ -65,11 +65,16 @@ impl Fault {
     }
 
     pub fn abort(&self) -> Flow {
-        match self.abort.filter(|(_, percent)| fastrand::u32(..100) < *percent) {
+        match self.abort.filter(|(_, percent)| hits(*percent)) {
             Some((status, _)) => Refusal { status, ..Refusal::new(&INJECTED) }.into(),
             None => Flow::Continue,
         }
     }
+}
+
+/// Whether chance has it so.
+fn hits(percent: f64) -> bool {
+    fastrand::f64() * 100.0 < percent
 }
 
 #[cfg(test)]
@@ -90,12 +95,14 @@ mod tests {
         let mut never = Rig::new("fault", r#"{"delay": {"time": "3s", "percent": 0}, "abort": {"percent": 0}}"#);
         assert!(never.ask().await.is_none());
         assert_eq!(begun.elapsed(), Duration::from_secs(3));
-        let mut some = Rig::new("fault", r#"{"abort": {"percent": 50}}"#);
-        let mut hits = 0;
-        for _ in 0..1000 {
-            hits += usize::from(some.ask().await.is_some());
+        for (percent, range) in [("50", 350..650), ("0.1", 0..30), ("100", 1000..1001)] {
+            let mut some = Rig::new("fault", &format!(r#"{{"abort": {{"percent": {percent}}}}}"#));
+            let mut hits = 0;
+            for _ in 0..1000 {
+                hits += usize::from(some.ask().await.is_some());
+            }
+            assert!(range.contains(&hits), "{percent}: {hits}");
         }
-        assert!((350..650).contains(&hits), "{hits}");
     }
 
     #[test]

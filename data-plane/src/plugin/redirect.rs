@@ -3,7 +3,7 @@
 use super::{
     Flow, LocalResponse, PluginRequest, Spec,
     config::Config,
-    rewrite::PathChange,
+    rewrite::{PathChange, REGEX},
     spec::{Key, Kind},
 };
 use crate::{canonical, fields::Fields, snapshot::fault::Faults};
@@ -26,10 +26,16 @@ both. The query goes along.",
             "",
             "What stands in the place of the route's prefix; not with `path`",
         ),
+        Key::new(
+            "regex",
+            Kind::Object(&REGEX),
+            "",
+            "Replaces every match of a regex in the canonical path; not with `path`",
+        ),
         Key::new("strip_query", Kind::Bool, "false", "Whether the query stays behind"),
     ],
     example: "scheme: https\nstatus: 308",
-    reasons: &[],
+    reasons: &[&super::rewrite::FAILED],
 };
 
 #[derive(Debug)]
@@ -63,8 +69,8 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Redirect {
             None
         }
     });
-    if !["scheme", "host", "port", "path", "prefix"].into_iter().any(|key| config.has(key)) {
-        config.fault_here("nothing says where to", "give one of: scheme, host, port, path, prefix", faults);
+    if !["scheme", "host", "port", "path", "prefix", "regex"].into_iter().any(|key| config.has(key)) {
+        config.fault_here("nothing says where to", "give one of: scheme, host, port, path, prefix, regex", faults);
     }
     Redirect {
         status,
@@ -142,6 +148,10 @@ mod tests {
             (r#"{"path": "/new", "strip_query": true}"#, "Location: http://a.example:8080/new"),
             (r#"{"prefix": "/v2/"}"#, "Location: http://a.example:8080/v2/users?q=1"),
             (r#"{"prefix": "/"}"#, "Location: http://a.example:8080/users?q=1"),
+            (
+                r#"{"regex": {"match": "^/api/(.+)$", "replace": "/v2/$1.html"}, "host": "b.example"}"#,
+                "Location: http://b.example/v2/users.html?q=1",
+            ),
         ] {
             assert_eq!(location(config, "a.example:8080", "/api/users?q=1").await, expected, "{config}");
         }
@@ -164,6 +174,15 @@ mod tests {
     async fn a_path_leads_to_no_other_host() {
         let said = location(r#"{"prefix": "/"}"#, "a.example", "/api//evil.example/x").await;
         assert_eq!(said, "Location: http://a.example/evil.example/x");
+        for (replace, expected) in [("//evil.example/$1", Some("/evil.example/users")), ("@evil.example/$1", None)] {
+            let config = format!(r#"{{"regex": {{"match": "^/api/(.+)$", "replace": "{replace}"}}, "port": 81}}"#);
+            let mut rig = Rig::new("redirect", &config);
+            rig.at("", "/api/users");
+            match expected {
+                Some(path) => assert_eq!(lines(&rig.local().await.fields), [format!("Location: {path}")]),
+                None => assert_eq!(rig.refusal().await, "rewrite_failed"),
+            }
+        }
     }
 
     #[test]
@@ -177,6 +196,8 @@ mod tests {
             (r#"{"path": "x"}"#, "config.path"),
             (r#"{"path": "/a/../b"}"#, "config.path"),
             (r#"{"path": "/a", "prefix": "/b"}"#, "config.prefix"),
+            (r#"{"path": "/a", "regex": {"match": "b", "replace": "c"}}"#, "config.regex"),
+            (r#"{"regex": {"match": "b", "replace": "c?d"}}"#, "config.regex.replace"),
             (r#"{"port": 0}"#, "config.port"),
         ] {
             assert_eq!(fields_at_fault("redirect", config), [field], "{config}");

@@ -9,7 +9,7 @@ use crate::{canonical, snapshot::fault::Faults};
 
 const PATH: Kind = Kind::Text { max: 4096 };
 
-static REGEX: [Key; 2] = [
+pub(super) static REGEX: [Key; 2] = [
     Key::required("match", Kind::Regex, "What is replaced; anchored only by what it says itself"),
     Key::required("replace", PATH, "By what; `$1` or `${name}` stand for its groups, `$$` for a dollar"),
 ];
