@@ -123,6 +123,13 @@ async fn refusals_are_problems_with_a_reason_in_answer_log_metric_and_grpc_statu
     .await;
 }
 
+/// Returns when no request is under way: a client has its answer a moment before.
+async fn all_over(gateway: &Gateway) {
+    let active = "rustygate_active_connections{route=\"all\"";
+    let is_over = |metrics: String| metrics.lines().any(|line| line.starts_with(active) && line.ends_with(" 0"));
+    within("the end of all", async { while !is_over(gateway.metrics(0).await) {} }).await;
+}
+
 #[tokio::test]
 async fn what_a_plugin_keeps_survives_pushes_and_its_own_change() {
     let upstream = Upstream::start().await;
@@ -153,6 +160,7 @@ async fn what_a_plugin_keeps_survives_pushes_and_its_own_change() {
     assert_eq!(third.get("/api").await.status, 429);
     other.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
     assert_eq!(second.response(true).await.status, 200);
+    all_over(&gateway).await;
     third.send(ask).await;
     let mut last = upstream.accept().await;
     last.until("\r\n\r\n").await;
@@ -175,13 +183,16 @@ async fn so_many_requests_are_under_way_over_all_workers_and_no_more() {
         let refused =
             "rustygate_plugin_answers_total{plugin=\"p\",type=\"concurrency_limit\",reason=\"concurrency_limited\"} 35";
         within("the others' refusal", async { while !gateway.metrics(0).await.contains(refused) {} }).await;
-        within("those that may", async { while upstream.requests().len() < 5 {} }).await;
+        within("those that may", async {
+            while upstream.requests().len() < 5 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         assert_eq!(upstream.requests().len(), 5);
         drop(clients);
         // When they have left there is room again.
-        let active = "rustygate_active_connections{route=\"all\"";
-        let is_over = |metrics: String| metrics.lines().any(|line| line.starts_with(active) && line.ends_with(" 0"));
-        within("the end of all", async { while !is_over(gateway.metrics(0).await) {} }).await;
+        all_over(gateway).await;
         let mut client = Client::connect(gateway.proxy_addr()).await;
         client.send(b"GET /api HTTP/1.1\r\nhost: a\r\n\r\n").await;
         within("one more", async {
@@ -195,10 +206,16 @@ async fn so_many_requests_are_under_way_over_all_workers_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_preflight_is_answered_and_the_answer_is_for_its_origin() {
+async fn a_preflight_is_answered_before_anybody_is_asked_who_they_are_and_the_answer_is_for_its_origin() {
     let upstream = Witness::saying("x").await;
     let config = "{allow_origins: [\"https://app.example\"], allow_credentials: true, allow_methods: [PUT]}";
-    with_gateway(&one("cors", config, &upstream.url()), async |gateway| {
+    let guarded = format!(
+        "consumers: [{{name: app, api_keys: [app-0123456789abcdef]}}]\n\
+         plugins: [{{name: keys, type: api_key}}, {{name: pages, type: cors, config: {config}}}]\n\
+         routes: [{{name: all, path: /api, plugins: [keys, pages], backend: \"{}\"}}]\n",
+        upstream.url()
+    );
+    with_gateway(&guarded, async |gateway| {
         let mut client = Client::connect(gateway.proxy_addr()).await;
         let origin = ("origin", "https://app.example");
         let asks = ("access-control-request-method", "PUT");
@@ -210,9 +227,14 @@ async fn a_preflight_is_answered_and_the_answer_is_for_its_origin() {
         assert_eq!((other.status, other.header("access-control-allow-origin")), (403, None));
         assert_eq!(reason(&other), "cors_denied");
         assert!(upstream.requests().is_empty());
-        let answer = client.get_with("/api", &[origin]).await;
-        assert_eq!((answer.status, answer.header("vary")), (200, Some("Origin")));
-        assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+        // The page can read why it is refused, and what it gets.
+        for (key, status) in [("wrong", 401), ("app-0123456789abcdef", 200)] {
+            let answer = client.get_with("/api", &[origin, ("x-api-key", key)]).await;
+            assert_eq!((answer.status, answer.header("vary")), (status, Some("Origin")));
+            assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+            assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+        }
+        assert_eq!(client.request("OPTIONS", "/api", &[origin], b"").await.status, 401, "that is no preflight");
     })
     .await;
 }

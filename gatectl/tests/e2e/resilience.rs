@@ -306,7 +306,7 @@ async fn who_waits_too_long_for_a_full_backend_is_refused() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_the_gateway_keeps_a_client_with_an_endpoint() {
+async fn a_cookie_of_the_gateway_keeps_a_client_with_an_endpoint_over_workers_and_pushes() {
     let nodes = [Witness::saying("0").await, Witness::saying("1").await, Witness::saying("2").await];
     let urls = nodes.each_ref().map(|node| format!("\"{}\"", node.url())).join(", ");
     let yaml = format!(
@@ -320,7 +320,10 @@ async fn a_cookie_of_the_gateway_keeps_a_client_with_an_endpoint() {
         let (pair, attributes) = cookie.split_once("; ").expect("attributes");
         assert_eq!(attributes, "Path=/; Max-Age=3600; Secure; HttpOnly; SameSite=Lax");
         assert!(pair.starts_with("node=") && pair.len() == "node=".len() + 8, "{pair}");
-        for _ in 0..20 {
+        for round in 0..20 {
+            if round == 10 {
+                gateway.apply("routes: [{name: other, path: /other, backend: \"http://127.0.0.1:9\"}]\n").await;
+            }
             let mut other_worker = Client::connect(gateway.proxy_addr()).await;
             let again = other_worker.request("GET", "/", &[("cookie", pair)], b"").await;
             assert_eq!((again.text(), again.header("set-cookie")), (first.text(), None));
