@@ -28,6 +28,8 @@ use crate::{
     forward::TrustedProxies,
     health::{self, Health, HealthCollector},
     limit::PerIp,
+    live::States,
+    plugin::jwt::keeper::{Keeper, KeyCollector},
     publish::Publisher,
     resolve::{Lookup, NameCollector, Names, Resolver},
     settings::{AccessLogTarget, Settings},
@@ -162,6 +164,9 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let names = Arc::new(Names::default());
     registry.register_collector(Box::new(NameCollector(Arc::clone(&names))));
     registry.register_collector(Box::new(HealthCollector(Arc::clone(&health))));
+    let states = Arc::<States>::default();
+    let keeper = Arc::new(Keeper::new(Arc::clone(&states), Arc::clone(&names)));
+    registry.register_collector(Box::new(KeyCollector(Arc::clone(&keeper))));
     let workers = settings.workers.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let crew = Arc::new(Crew::new(workers));
     registry.register_collector(Box::new(CrewCollector(Arc::clone(&crew))));
@@ -184,7 +189,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
         clients: PerIp::default(),
         names: Arc::clone(&names),
         verifier: Arc::new(Verifier::new(crew.len() / 2)),
-        states: Arc::default(),
+        states,
         policy: policy(&settings),
     });
     let threads = Arc::new(Threads::start(&crew, &shared, sink.as_ref())?);
@@ -201,6 +206,7 @@ pub async fn start_with_log(settings: Settings, log: Option<&Log>) -> Result<Run
     let admin_port = Admin { status: Arc::clone(&status), draining: drains, registry: Arc::new(Mutex::new(registry)) };
     handle.spawn(admin_port.serve(admin_listener));
     handle.spawn(resolver.sweep(Arc::clone(&cell)));
+    handle.spawn(keeper.run(Arc::clone(&cell), status.subscribe()));
     handle.spawn(health::check_all(health, cell, names, status.subscribe()));
     let syncing = handle.spawn(sync.run(Arc::clone(&publisher), stops));
     Ok(Running {

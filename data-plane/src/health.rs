@@ -23,6 +23,7 @@ use std::{
 use rustygate_proto::v1 as wire;
 use tokio::{sync::watch, time::Instant};
 
+pub(crate) use self::probe::connect;
 pub use self::{
     check::check_all,
     group::{Checks, Group, Member, Moment, Outcome},

@@ -63,8 +63,12 @@ impl States {
         new
     }
 
-    /// Forgets what is of none of these plugins and held by nobody.
-    fn forget(&self, present: &IdSet) {
+    /// Forgets what is of no plugin of the present snapshot and held by nobody.
+    pub fn forget(&self, snapshot: &Snapshot) {
+        self.forget_but(&present(snapshot));
+    }
+
+    fn forget_but(&self, present: &IdSet) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|id, state| present.contains(id) || Arc::strong_count(state) > 1);
     }
@@ -104,15 +108,19 @@ impl Own {
         if !all.values().any(|(_, used)| is_old(*used)) {
             return;
         }
-        let snapshot = snapshot();
-        let identities = snapshot.plugins().map(|plugin| plugin.identity);
-        let present: IdSet = identities.flat_map(|identity| [identity.id, identity.config]).collect();
+        let present = present(&snapshot());
         for (_, used) in all.iter_mut().filter(|(id, _)| present.contains(id)).map(|(_, state)| state) {
             *used = now;
         }
         all.retain(|_, (_, used)| !is_old(*used));
-        self.shared.forget(&present);
+        self.shared.forget_but(&present);
     }
+}
+
+/// What plugins have state under.
+fn present(snapshot: &Snapshot) -> IdSet {
+    let identities = snapshot.plugins().map(|plugin| plugin.identity);
+    identities.flat_map(|identity| [identity.id, identity.config]).collect()
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ mod respond;
 mod rewrite;
 pub mod spec;
 
+use std::sync::Arc;
+
 use rustygate_proto::v1 as wire;
 
 use self::config::Config;
@@ -198,7 +200,10 @@ impl Plugin {
                 None => plugin.abort(),
             },
             Kind::BodyLimit(plugin) => plugin.on_request(request),
-            Kind::Jwt(plugin) => plugin.on_request(self.identity.config, request),
+            Kind::Jwt(plugin) => match plugin.on_request(self.identity.config, request, true) {
+                Ok(flow) => flow,
+                Err(fetch) => Box::pin(plugin.after(fetch, self.identity.config, request)).await,
+            },
             Kind::ApiKey(plugin) => plugin.on_request(request),
             Kind::BasicAuth(plugin) => Box::pin(plugin.on_request(request)).await,
             Kind::ForwardAuth(plugin) => Box::pin(plugin.on_request(request)).await,
@@ -217,6 +222,15 @@ impl Plugin {
     #[must_use]
     pub fn asks_for_consumers(&self) -> bool {
         matches!(self.kind, Kind::ApiKey(_) | Kind::BasicAuth(_))
+    }
+
+    /// Where keys are published that it checks tokens with.
+    #[must_use]
+    pub fn key_source(&self) -> Option<&Arc<jwt::source::Source>> {
+        match &self.kind {
+            Kind::Jwt(plugin) if self.enabled => plugin.source.as_ref(),
+            _ => None,
+        }
     }
 
     /// The name of the backend that it sends requests of its own to.

@@ -93,7 +93,7 @@ impl Snapshot {
         self.compiled.certificates.values()
     }
 
-    /// The host names, not addresses, of the backends that this snapshot's own changes brought; some may be known from
+    /// The host names, not addresses, of the backends and published keys that this snapshot's own changes brought; some may be known from
     /// before.
     #[must_use]
     pub fn new_names(&self) -> &[Box<str>] {

@@ -45,7 +45,8 @@ pub(super) async fn probe(endpoint: &Endpoint, names: &Names, probe: &Probe) -> 
     }
 }
 
-async fn connect(endpoint: &Endpoint, names: &Names) -> io::Result<Stream> {
+/// A connection to an endpoint, beside the requests. The caller bounds the time.
+pub(crate) async fn connect(endpoint: &Endpoint, names: &Names) -> io::Result<Stream> {
     let tcp = names.connect(&endpoint.host, endpoint.port).await.map_err(|error| match error {
         ConnectError::Io(error) => error,
         ConnectError::NoAddress => io::Error::other(error),

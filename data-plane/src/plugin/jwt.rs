@@ -1,11 +1,15 @@
 //! `jwt`: who asks is proven by a signed token (RFC 7519, with the advice of RFC 8725).
 //!
-//! [`keys`] are what signatures are checked with, [`token`] reads a token and proves it, [`cache`] keeps what was proven a
-//! moment ago. A token chooses nothing but one of the keys that are there; whatever is wrong with it, it is told in the words
+//! [`keys`] are what signatures are checked with; [`source`] says where somebody publishes them, [`keeper`] fetches them from
+//! there, and [`remote`] is what requests see of that. [`token`] reads a token and proves it, [`cache`] keeps what was proven
+//! a moment ago. A token chooses nothing but one of the keys that are there; whatever is wrong with it, it is told in the words
 //! of RFC 6750 and no further.
 
 pub mod cache;
+pub mod keeper;
 pub mod keys;
+pub mod remote;
+pub mod source;
 pub mod token;
 
 use std::{
@@ -17,10 +21,13 @@ use std::{
 };
 
 use jsonwebtoken::Algorithm;
+use tokio::{sync::watch, time::timeout};
 
 use self::{
     cache::Cache,
-    keys::{KEY_BYTES_MAX, KEYS_MAX, KeySet},
+    keys::{KEYS_MAX, KeySet, Keys, SetError},
+    remote::{ASK_PAUSE, Remote},
+    source::{Source, URL_BYTES_MAX},
     token::{Denied, Rules, TOKEN_BYTES_MAX, Token, Verified},
 };
 use super::{
@@ -32,6 +39,7 @@ use super::{
 use crate::{
     fields::Fields,
     forward::alias_is,
+    live::States,
     snapshot::{Id, fault::Faults},
 };
 
@@ -48,6 +56,9 @@ const ALGORITHM: Kind = Kind::Word(&[
 
 const HEADER: &str = "Authorization";
 
+/// How long a request waits for the first keys.
+const FIRST_KEYS_MAX: Duration = Duration::from_secs(1);
+
 pub(super) static MISSING: Reason = Reason {
     name: "token_missing",
     status: 401,
@@ -60,6 +71,13 @@ pub(super) static INVALID: Reason = Reason {
     status: 401,
     detail: "the token is not valid",
     when: "The token is none, or signed by nobody known, or not valid yet, or its claims are not what is asked for",
+};
+
+pub(super) static UNAVAILABLE: Reason = Reason {
+    name: "jwks_unavailable",
+    status: 503,
+    detail: "tokens cannot be checked at the moment",
+    when: "No key of `jwks_url` is known, since it could not be fetched yet or for a day, and no other is the token's",
 };
 
 pub(super) static EXPIRED: Reason = Reason {
@@ -87,12 +105,19 @@ Upstreams are told who asks in `X-Consumer-Name` (the claim `sub`) and `X-Consum
 clients can say nothing themselves, in no spelling of the names and in no trailer. The token does not go on to them unless \
 `hide` is false (one in a query does in any case: prefer a header, since queries are in everyone's logs). A token whose subject, \
 groups or forwarded claims cannot be in a header is refused.\n\n\
+Keys of a `jwks_url` are fetched when the configuration comes, in the background, and again every `jwks_refresh`; the plugins that \
+name the same URL share them, and a push does not touch them. A token with a `kid` that none of them has makes for a fetch at once, \
+but not within 10 s of the last one; the requests with such tokens wait for it, at most for `jwks_timeout`. A fetch is good if it \
+gets 200 to 299 and a set of at most 1 MiB and 100 keys of which one can be used; redirects are not followed. Of a good set, keys that \
+are for something else or of another kind are left out, and so are secrets. While fetches fail, and whatever else they bring, they \
+are tried again after 1 s, then after twice as long each time up to `jwks_refresh`, and the last good keys are used for 24 h. Without \
+any, a request waits for the first ones for up to 1 s, and is then refused with 503.\n\n\
 A token that was found good is remembered, by each worker, at most until it expires, and never longer than the keys \
 are the same.\n\n\
 Of several plugins that find out who asks, the first that knows settles it: with `optional` on all but the last, a request needs \
 one credential of any of them. A wrong one is refused even then.",
     keys: &[
-        Key::required(
+        Key::new(
             "keys",
             Kind::List(
                 &Kind::Object(&[
@@ -109,11 +134,32 @@ one credential of any of them. A wrong one is refused even then.",
                 ]),
                 KEYS_MAX,
             ),
+            "",
             "What tokens are signed with: each key has one of `pem`, `jwk` and `secret`",
         ),
+        Key::new("jwks", Kind::Outside, "", "A whole set of public keys in JSON (RFC 7517), as from a file"),
+        Key::new(
+            "jwks_url",
+            Kind::Text { max: URL_BYTES_MAX },
+            "",
+            "Where such a set is published, by https or http; one of `keys`, `jwks` and `jwks_url` must be there",
+        ),
+        Key::new(
+            "jwks_ca",
+            Kind::Outside,
+            "the public authorities",
+            "Who vouches for that server: certificates in PEM",
+        ),
+        Key::new(
+            "jwks_refresh",
+            Kind::Duration { min: 10_000, max: 24 * 3_600_000 },
+            "5m",
+            "How often the set is fetched; less up to a tenth, by chance",
+        ),
+        Key::new("jwks_timeout", Kind::Duration { min: 100, max: 60_000 }, "5s", "How long a fetch may take"),
         Key::new("algorithms", Kind::List(&ALGORITHM, 12), "what the keys are for", "The algorithms that are taken"),
-        Key::new("issuers", WORDS, "any", "Good values of `iss`"),
-        Key::new("audiences", WORDS, "any", "Values of which `aud` must have one"),
+        Key::new("issuer", WORDS, "any", "Good values of `iss`"),
+        Key::new("audience", WORDS, "any", "Values of which `aud` must have one"),
         Key::new("leeway", Kind::Duration { min: 0, max: 300_000 }, "30s", "By how much clocks may differ"),
         Key::new("type", NAME, "any", "What `typ` must be, as in `at+jwt`"),
         Key::new("required", Kind::List(&NAME, 32), "", "Claims that must be there, whatever they are"),
@@ -151,14 +197,17 @@ one credential of any of them. A wrong one is refused even then.",
     ],
     example: "keys:\n  - algorithm: ES256\n    jwk: '{\"kty\": \"EC\", \"crv\": \"P-256\", \"kid\": \"main\", \
 \"x\": \"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\", \"y\": \"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}'\n\
-issuers: https://login.example.com\n\
-audiences: [orders]\nscopes: [read]\nforward:\n  - {header: X-User-Email, claim: email}",
-    reasons: &[&MISSING, &INVALID, &EXPIRED, &SCOPE, &caller::REPEATED],
+issuer: https://login.example.com\n\
+audience: [orders]\nscopes: [read]\nforward:\n  - {header: X-User-Email, claim: email}",
+    reasons: &[&MISSING, &INVALID, &EXPIRED, &SCOPE, &UNAVAILABLE, &caller::REPEATED],
 };
 
 #[derive(Debug)]
 pub(super) struct Jwt {
+    /// Those of the configuration.
     keys: KeySet,
+    /// Where there are more.
+    pub source: Option<Arc<Source>>,
     rules: Rules,
     /// Names of the headers of `forward`.
     told: Arc<[Box<str>]>,
@@ -200,6 +249,7 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Jwt {
     let algorithms = config.texts("algorithms").into_iter().filter_map(keys::algorithm).collect::<Box<[Algorithm]>>();
     Jwt {
         keys: keys_of(config, &algorithms, faults),
+        source: source::compile(config, faults),
         told: headers.iter().map(|(header, _)| header.clone()).collect(),
         places: Places::read(config, HEADER),
         challenge: format!("Bearer realm=\"{realm}\"").into(),
@@ -208,8 +258,8 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Jwt {
         hide: config.bool("hide"),
         rules: Rules {
             algorithms,
-            issuers: boxed(config.texts("issuers")),
-            audiences: boxed(config.texts("audiences")),
+            issuers: boxed(config.texts("issuer")),
+            audiences: boxed(config.texts("audience")),
             leeway: config.duration("leeway").unwrap_or_default().as_secs_f64(),
             kind: config.text("type").map(|kind| token::bare_type(kind).into()),
             claims: claims.into(),
@@ -231,7 +281,10 @@ fn keys_of(config: &Config<'_>, algorithms: &[Algorithm], faults: &mut Faults) -
     if found.is_empty() && config.has("keys") {
         config.fault("keys", "there is no key", "without one no token can be good", faults);
     }
-    let mut keys = Vec::new();
+    if !["keys", "jwks", "jwks_url"].into_iter().any(|key| config.has(key)) {
+        config.fault_here("there are no keys", "give one of `keys`, `jwks` and `jwks_url`", faults);
+    }
+    let mut keys = set_of(config, faults);
     for (_, entry) in found {
         let Some(key) = key_of(&entry, faults) else { continue };
         if !key.is_for_any(algorithms) {
@@ -242,17 +295,30 @@ fn keys_of(config: &Config<'_>, algorithms: &[Algorithm], faults: &mut Faults) -
     KeySet::new(keys)
 }
 
+/// The keys of `jwks` that can be used.
+fn set_of(config: &Config<'_>, faults: &mut Faults) -> Vec<keys::Key> {
+    let Some(text) = config.text("jwks") else { return Vec::new() };
+    match KeySet::from_json(text.as_bytes()) {
+        Ok(published) => published.keys.into_keys(),
+        Err(error) => {
+            let hint = match error {
+                SetError::Json(_) => "it begins like {\"keys\": [{\"kty\": ...",
+                SetError::TooMany(_) => "leave out what is not needed",
+                SetError::Empty | SetError::Unusable(_) => "without a key no token can be good",
+            };
+            config.fault("jwks", error, hint, faults);
+            Vec::new()
+        }
+    }
+}
+
 /// One key of the list; `None` after a fault.
 fn key_of(config: &Config<'_>, faults: &mut Faults) -> Option<keys::Key> {
     let algorithm = config.text("algorithm").and_then(keys::algorithm);
     let (pem, jwk, secret) = (config.text("pem"), config.text("jwk"), config.secret("secret"));
     let (at, read) = match (pem, jwk, config.has("secret")) {
         (Some(pem), None, false) => ("pem", keys::Key::from_pem(pem.as_bytes())),
-        (None, Some(jwk), false) if jwk.len() <= KEY_BYTES_MAX => {
-            let value = serde_json::from_str::<serde_json::Value>(jwk).map_err(|_| keys::KeyError::Jwk);
-            ("jwk", value.and_then(|value| keys::Key::from_jwk(&value, false)))
-        }
-        (None, Some(_), false) => ("jwk", Err(keys::KeyError::Jwk)),
+        (None, Some(jwk), false) => ("jwk", keys::Key::from_json(jwk)),
         (None, None, true) => {
             // Files end with a new line. What is wrong with a secret that is not there was told.
             let secret = secret?;
@@ -290,39 +356,86 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
+/// A fetch that may bring the key of a request's token.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    ended: watch::Receiver<()>,
+    /// How long the request waits for it.
+    patience: Duration,
+}
+
 impl Jwt {
     /// `config` is the identity of the plugin with its whole configuration, keys included: with others, nothing that was
-    /// proven before holds.
-    pub fn on_request(&self, config: Id, request: &mut PluginRequest<'_>) -> Flow {
+    /// proven before holds. Where `may_wait` is true, the answer may be a fetch that has to end before the request is shown
+    /// again.
+    pub fn on_request(&self, config: Id, request: &mut PluginRequest<'_>, may_wait: bool) -> Result<Flow, Fetch> {
         if request.facts.consumer.is_some() {
             self.forget_but(request.facts.told.clone().as_deref(), request.fields);
-            return Flow::Continue;
+            return Ok(Flow::Continue);
         }
         caller::forget(request.fields);
         self.forget_but(None, request.fields);
         let token = match self.places.find(request, TOKEN_BYTES_MAX, bearer) {
             Ok(Some(token)) => token.into_owned(),
-            Ok(None) if self.optional => return Flow::Continue,
-            Ok(None) => return Refusal::new(&MISSING).field("WWW-Authenticate", self.challenge.as_bytes()).into(),
+            Ok(None) if self.optional => return Ok(Flow::Continue),
+            Ok(None) => {
+                let refusal = Refusal::new(&MISSING).field("WWW-Authenticate", self.challenge.as_bytes());
+                return Ok(refusal.into());
+            }
             Err(repeated) => {
-                return repeated.field("WWW-Authenticate", &self.error("invalid_request", "several tokens")).into();
+                let challenge = self.error("invalid_request", "several tokens");
+                return Ok(repeated.field("WWW-Authenticate", &challenge).into());
             }
         };
+        let remote = self.source.as_ref().map(|source| {
+            let make = |states: &States| states.get_or(source.id, Remote::default);
+            (source, request.worker.states.own(source.id, request.now, make))
+        });
+        let known = remote.as_ref().map(|(_, remote)| remote.known());
+        let known = known.as_ref().and_then(|known| known.as_ref()).filter(|known| known.is_good(request.now));
+        let keys = Keys { own: &self.keys, published: known.map(|known| &known.keys) };
         let cache = request.worker.states.own(config, request.now, |_| RefCell::<Cache>::default());
         let now = now();
-        let known = cache.borrow_mut().get(&token, self.keys.generation, now);
-        let verified = match known.map_or_else(|| self.prove(&token, now, &cache), Ok) {
-            Ok(verified) => verified,
-            Err(denied) => return self.refused(denied),
+        let proven = cache.borrow_mut().get(&token, keys.generation(), now);
+        let denied = match proven.map_or_else(|| self.prove(&token, keys, now, &cache), Ok) {
+            Ok(verified) => {
+                self.let_through(&verified, request);
+                return Ok(Flow::Continue);
+            }
+            Err(denied) => denied,
         };
-        self.let_through(&verified, request);
-        Flow::Continue
+        if let Some((source, remote)) = &remote
+            && self.lacks_key(&token, denied, keys.published)
+        {
+            let patience = if known.is_some() { source.terms.timeout } else { FIRST_KEYS_MAX };
+            if may_wait && let Some(ended) = remote.flight(request.now) {
+                return Err(Fetch { ended, patience });
+            }
+            if known.is_none() {
+                return Ok(unavailable());
+            }
+        }
+        Ok(self.refused(denied))
     }
 
-    fn prove(&self, token: &[u8], now: f64, cache: &RefCell<Cache>) -> Result<Rc<Verified>, Denied> {
-        let verified = Rc::new(self.rules.verify(&Token::read(token)?, &self.keys, now)?);
-        cache.borrow_mut().insert(token, self.keys.generation, Rc::clone(&verified));
+    /// The answer once a fetch is over, or has taken too long.
+    pub async fn after(&self, mut fetch: Fetch, config: Id, request: &mut PluginRequest<'_>) -> Flow {
+        let _ = timeout(fetch.patience, fetch.ended.changed()).await;
+        self.on_request(config, request, false).unwrap_or_else(|_| unavailable())
+    }
+
+    fn prove(&self, token: &[u8], keys: Keys<'_>, now: f64, cache: &RefCell<Cache>) -> Result<Rc<Verified>, Denied> {
+        let verified = Rc::new(self.rules.verify(&Token::read(token)?, keys, now)?);
+        cache.borrow_mut().insert(token, keys.generation(), Rc::clone(&verified));
         Ok(verified)
+    }
+
+    /// Whether a token is refused only because no key of its own is known, and one might be published.
+    fn lacks_key(&self, token: &[u8], denied: Denied, published: Option<&KeySet>) -> bool {
+        matches!(denied, Denied::UnknownKey | Denied::Algorithm | Denied::Signature)
+            && Token::read(token).is_ok_and(|token| {
+                self.rules.may_be_published(&token) && !published.is_some_and(|keys| keys.has(token.kid()))
+            })
     }
 
     fn let_through(&self, verified: &Rc<Verified>, request: &mut PluginRequest<'_>) {
@@ -378,6 +491,12 @@ impl Jwt {
         }
         challenge.into_bytes()
     }
+}
+
+/// Whoever asks again then makes for another fetch.
+fn unavailable() -> Flow {
+    let pause = ASK_PAUSE.as_secs().to_string();
+    Refusal::new(&UNAVAILABLE).field("Retry-After", pause.as_bytes()).into()
 }
 
 /// The token in the value of that header; `None` of another scheme, or if there is no scheme and there must be one.

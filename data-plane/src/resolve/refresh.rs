@@ -125,8 +125,9 @@ impl Resolver {
 
     /// Whether nothing is left for later.
     pub(super) fn sweep_once(&self, snapshot: &Snapshot, now: Instant) -> bool {
-        let wanted: HashSet<&str> =
-            snapshot.backends().flat_map(|backend| &backend.endpoints).map(|endpoint| &*endpoint.host).collect();
+        let endpoints = snapshot.backends().flat_map(|backend| &backend.endpoints).map(|endpoint| &*endpoint.host);
+        let sources = snapshot.plugins().filter_map(|plugin| plugin.key_source()?.host_name());
+        let wanted: HashSet<&str> = endpoints.chain(sources).collect();
         let mut gone = Vec::new();
         let mut refreshers = self.refreshers();
         let before = refreshers.len();

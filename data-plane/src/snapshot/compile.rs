@@ -15,7 +15,7 @@ mod listener;
 mod matches;
 mod references;
 mod rule;
-mod target;
+pub(crate) mod target;
 mod tls;
 
 use std::sync::Arc;
@@ -409,6 +409,8 @@ impl<'a> Draft<'a> {
                 None => None,
             };
             if let Some(plugin) = &new {
+                let host = plugin.key_source().and_then(|source| source.host_name());
+                self.names.extend(host.map(Box::from));
                 self.next.compiled.plugins.insert(change.name.as_str().into(), Arc::clone(plugin));
             }
             if old.is_some() {

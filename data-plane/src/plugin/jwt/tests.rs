@@ -1,7 +1,10 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::hmac;
+use ring::{
+    hmac,
+    signature::{Ed25519KeyPair, KeyPair as _},
+};
 
-use super::now;
+use super::{keys::Published, *};
 use crate::plugin::{
     Flow, Refusal,
     rig::{Rig, message},
@@ -69,7 +72,7 @@ async fn a_token_says_who_asks_and_nobody_else_does() {
     let claims = consumer.claims.as_ref().expect("claims");
     assert_eq!(claims.get("email"), Some(&serde_json::json!("a@b.example")));
     // Nor behind the body.
-    let mut trailers = crate::fields::Fields::new();
+    let mut trailers = Fields::new();
     for name in ["x-user", "X_User", "X-Consumer-Name", "x-checksum", "X_Team-Id"] {
         trailers.append(name, b"root");
     }
@@ -177,7 +180,7 @@ async fn a_remembered_token_is_forgotten_with_its_key_and_its_time() {
     // The same plugin with another key.
     let other = r#"{"keys": [{"secret": "another-another-another-another-"}]}"#;
     let mut changed = Rig::new("jwt", other);
-    changed.worker = std::rc::Rc::clone(&first.worker);
+    changed.worker = Rc::clone(&first.worker);
     assert_eq!(changed.field("Authorization", &good).refusal().await, "token_invalid");
     let short = format!("Bearer {}", sign(&format!(r#"{{"exp":{}}}"#, now() + 1.0)));
     let mut strict = rig(r#", "leeway": "0s""#);
@@ -194,10 +197,10 @@ async fn a_remembered_token_is_forgotten_with_its_key_and_its_time() {
 async fn until(mut done: impl AsyncFnMut() -> bool) {
     let tries = async {
         while !done().await {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), tries).await.expect("it comes");
+    timeout(Duration::from_secs(20), tries).await.expect("it comes");
 }
 
 #[test]
@@ -233,5 +236,131 @@ fn mistakes_are_told_with_their_place() {
         (r#""leeway": "6m""#, "config.leeway"),
     ] {
         assert_eq!(fields_at_fault("jwt", &format!("{{{KEYS}, {more}}}")), [place], "{more}");
+    }
+}
+
+/// Whoever signs tokens, and publishes the key under any ids.
+struct Signer {
+    key: Ed25519KeyPair,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+        Self { key: Ed25519KeyPair::from_pkcs8(&pair.serialize_der()).expect("a key") }
+    }
+
+    fn set(&self, kids: &[&str]) -> Published {
+        let x = URL_SAFE_NO_PAD.encode(self.key.public_key());
+        let key = |kid: &&str| serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x});
+        let keys: Vec<_> = kids.iter().map(key).collect();
+        KeySet::from_json(serde_json::json!({"keys": keys}).to_string().as_bytes()).expect("keys")
+    }
+
+    fn sign(&self, kid: &str) -> String {
+        let header = format!(r#"{{"alg":"EdDSA","kid":"{kid}"}}"#);
+        let claims = format!(r#"{{"exp":{},"sub":"alice"}}"#, now() + 1e6);
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes())))
+    }
+}
+
+/// A plugin with published keys, and what its process knows of them.
+fn published(config: &str) -> (Rig, Arc<Remote>) {
+    let rig = Rig::new("jwt", &format!(r#"{{"jwks_url": "https://login.example.com/keys"{config}}}"#));
+    let source = rig.rule.plugins[0].key_source().expect("a source");
+    let remote = rig.worker.shared.states.get_or(source.id, Remote::default);
+    (rig, remote)
+}
+
+async fn asked(rig: &mut Rig, token: &str) -> (&'static str, Duration) {
+    rig.fields = Fields::new();
+    rig.facts = crate::plugin::Facts::default();
+    rig.field("Authorization", &format!("Bearer {token}"));
+    let begun = tokio::time::Instant::now();
+    (rig.refusal().await, begun.elapsed())
+}
+
+const AT_ONCE: Duration = Duration::ZERO;
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_remembered_no_longer_than_its_key_is_published_and_keys_no_longer_than_a_day() {
+    let ((mut rig, remote), signer) = (published(""), Signer::new());
+    let (one, other) = (signer.sign("one"), signer.sign("other"));
+    remote.learn("test", signer.set(&["one", "other"]), false);
+    for _ in 0..2 {
+        assert_eq!(asked(&mut rig, &one).await.0, "");
+        assert_eq!(asked(&mut rig, &other).await.0, "");
+    }
+    remote.learn("test", signer.set(&["other"]), false);
+    assert_eq!(asked(&mut rig, &other).await, ("", AT_ONCE));
+    assert_eq!(asked(&mut rig, &one).await.0, "token_invalid");
+    let second = Duration::from_secs(1);
+    tokio::time::advance(remote::KEPT_MAX - 20 * second).await;
+    assert_eq!(asked(&mut rig, &other).await, ("", AT_ONCE));
+    tokio::time::advance(20 * second).await;
+    assert_eq!(asked(&mut rig, &other).await.0, "jwks_unavailable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_keys_a_request_waits_a_second_and_is_then_told_to_come_again() {
+    let ((mut rig, remote), signer) = (published(""), Signer::new());
+    let token = signer.sign("one");
+    assert_eq!(asked(&mut rig, &token).await, ("jwks_unavailable", FIRST_KEYS_MAX));
+    let refusal = refused(&mut rig).await;
+    assert_eq!((refusal.status, lines(&refusal.fields)), (503, vec!["Retry-After: 10".to_owned()]));
+    // What can be none of any published key is told so at once, and nobody is asked for it.
+    let with = |header: &str| format!("{}.e30.AAAA", URL_SAFE_NO_PAD.encode(header));
+    for header in [r#"{"alg":"none"}"#, r#"{"alg":"HS256","kid":"a"}"#, r#"{"alg":"ES256","crit":["b"]}"#, "{}", "x"] {
+        assert_eq!(asked(&mut rig, &with(header)).await, ("token_invalid", AT_ONCE), "{header}");
+    }
+    // The fetch comes while it waits.
+    let learnt = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let keeping = remote.keep("test", Duration::from_secs(60), async || Ok(signer.set(&["one"])));
+        timeout(Duration::from_millis(1), keeping).await
+    };
+    let (answer, _) = tokio::join!(asked(&mut rig, &token), learnt);
+    assert_eq!(answer, ("", Duration::from_millis(200)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_an_unknown_key_waits_for_one_fetch_and_others_after_it_for_none() {
+    let ((mut rig, remote), signer) = (published(r#", "algorithms": ["EdDSA"]"#), Signer::new());
+    let fetch = async || {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(signer.set(&["one"]))
+    };
+    let requests = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let unknown = signer.sign("unknown");
+        assert_eq!(asked(&mut rig, &unknown).await, ("token_invalid", Duration::from_secs(2)));
+        for _ in 0..100 {
+            assert_eq!(asked(&mut rig, &unknown).await, ("token_invalid", AT_ONCE));
+        }
+        assert_eq!(asked(&mut rig, &signer.sign("one")).await, ("", AT_ONCE));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        // A known key, another key's signature; a key that is unknown, an algorithm that is not taken.
+        let forged = Signer::new().sign("one");
+        assert_eq!(asked(&mut rig, &forged).await, ("token_invalid", AT_ONCE));
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","kid":"unknown"}"#);
+        assert_eq!(asked(&mut rig, &format!("{header}.e30.AAAA")).await, ("token_invalid", AT_ONCE));
+    };
+    tokio::select! {
+        () = remote.keep("test", Duration::from_secs(3600), fetch) => {}
+        () = requests => {}
+    }
+    assert_eq!(remote.fetches(), [2, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_the_configuration_are_good_beside_published_ones_and_without_them() {
+    let (mut rig, remote) = published(&format!(", {KEYS}"));
+    let signer = Signer::new();
+    assert_eq!(asked(&mut rig, &token("")).await, ("", AT_ONCE));
+    assert_eq!(asked(&mut rig, &signer.sign("one")).await.0, "jwks_unavailable");
+    remote.learn("test", signer.set(&["one"]), false);
+    for token in [token(""), signer.sign("one")] {
+        assert_eq!(asked(&mut rig, &token).await, ("", AT_ONCE));
     }
 }

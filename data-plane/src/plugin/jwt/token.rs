@@ -7,14 +7,14 @@
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use super::keys::{self, KeySet, TRIES_MAX};
+use super::keys::{self, Keys, TRIES_MAX};
 use crate::{fields::is_field_value, plugin::request::Claims as Kept};
 
 /// The most bytes of a token.
@@ -196,7 +196,8 @@ impl Rules {
     ///
     /// # Errors
     /// [`Denied`].
-    pub fn verify(&self, token: &Token<'_>, keys: &KeySet, now: f64) -> Result<Verified, Denied> {
+    pub fn verify<'k>(&self, token: &'k Token<'_>, keys: impl Into<Keys<'k>>, now: f64) -> Result<Verified, Denied> {
+        let keys = keys.into();
         if let Some(wanted) = &self.kind {
             let kind = token.kind.as_deref().ok_or(Denied::Type)?;
             if !bare_type(kind).eq_ignore_ascii_case(wanted) {
@@ -204,7 +205,7 @@ impl Rules {
             }
         }
         let algorithm = token.algorithm.ok_or(Denied::Algorithm)?;
-        if !keys.has(token.kid()) {
+        if keys.of(token.kid()).next().is_none() {
             return Err(Denied::UnknownKey);
         }
         let mut signature = [0; 1024];
@@ -220,6 +221,15 @@ impl Rules {
         let claims = URL_SAFE_NO_PAD.decode(token.claims).map_err(|_| Denied::Malformed)?;
         let claims = String::from_utf8(claims).map_err(|_| Denied::Malformed)?;
         self.check(claims, now)
+    }
+
+    /// Whether a key that is published could be what this token is signed with: none of those is a secret.
+    #[must_use]
+    pub fn may_be_published(&self, token: &Token<'_>) -> bool {
+        token.algorithm.is_some_and(|algorithm| {
+            algorithm.family() != AlgorithmFamily::Hmac
+                && (self.algorithms.is_empty() || self.algorithms.contains(&algorithm))
+        })
     }
 
     /// Checks claims that somebody signed.

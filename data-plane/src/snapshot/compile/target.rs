@@ -8,7 +8,7 @@ use crate::{
 
 /// Why a URL is none that an endpoint can have.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadUrl {
+pub(crate) enum BadUrl {
     #[error("the URL begins with neither \"http://\" nor \"https://\"")]
     Scheme,
     #[error("the URL has a query or a fragment; a backend takes those of the request")]
@@ -36,7 +36,7 @@ impl BadUrl {
 
 /// What a URL says of an endpoint.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub https: bool,
     pub host: Box<str>,
     port: u16,
@@ -68,7 +68,7 @@ pub(super) fn id(endpoint: &Endpoint) -> Id {
 }
 
 /// Where the endpoint of a URL is.
-pub(super) fn parse(url: &str) -> Result<Place, BadUrl> {
+pub(crate) fn parse(url: &str) -> Result<Place, BadUrl> {
     let (https, rest) = match url.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),

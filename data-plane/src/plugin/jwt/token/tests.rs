@@ -7,7 +7,7 @@ use ring::{
 };
 
 use super::*;
-use crate::plugin::jwt::keys::{Key, KeyError};
+use crate::plugin::jwt::keys::{Key, KeyError, KeySet, SetError};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
@@ -185,7 +185,8 @@ fn a_published_set_is_bounded_and_keeps_what_can_be_used() {
     let (_, pem) = ec();
     assert!(KeySet::from_json(b"garbage").is_err());
     assert!(KeySet::from_json(b"{}").is_err());
-    assert!(KeySet::from_json(br#"{"keys":[{"kty":"EC"},{"kty":"RSA","n":"AQAB","e":"AQAB"},7]}"#).unwrap().is_empty());
+    let unusable = KeySet::from_json(br#"{"keys":[{"kty":"EC"},{"kty":"RSA","n":"AQAB","e":"AQAB"},7]}"#);
+    assert!(matches!(unusable, Err(SetError::Unusable(KeyError::Kind))), "{unusable:?}");
     let many = serde_json::json!({"keys": vec![serde_json::json!({}); 1000]}).to_string();
     assert!(KeySet::from_json(many.as_bytes()).is_err());
     assert!(matches!(Key::from_pem(pem.replace("PUBLIC", "PRIVATE").as_bytes()), Err(KeyError::Private)));
