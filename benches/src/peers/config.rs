@@ -336,7 +336,7 @@ listeners:
   - {{name: plugins, address: \"{plugins}\", plugins: [cors, jwt, limit, headers]}}
 plugins:
   - {{name: limit, type: rate_limit, config: {{requests: 1000000, per: 1s}}}}
-  - {{name: jwt, type: jwt, config: {{keys: [{{jwk: '{jwk}'}}], issuers: [{ISSUER}], audiences: [{AUDIENCE}]}}}}
+  - {{name: jwt, type: jwt, config: {{keys: [{{jwk: '{jwk}'}}], issuer: {ISSUER}, audience: {AUDIENCE}}}}}
   - {{name: cors, type: cors, config: {{allow_origins: [\"{ORIGIN}\"]}}}}
   - name: headers
     type: headers

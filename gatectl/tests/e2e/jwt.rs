@@ -1,6 +1,7 @@
 //! Tokens, really signed, as callers send them: the good ones, and the attacks that made others famous.
 
 mod issuer;
+mod published;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
@@ -49,7 +50,7 @@ async fn tokens_of_every_kind_tell_upstreams_who_asks_in_headers_that_nobody_for
     let upstream = Witness::echo().await;
     let issuer = Issuer::new();
     let config = format!(
-        "{{keys: {}, issuers: home, audiences: [orders], groups_claim: realm.roles, scopes: [read], \
+        "{{keys: {}, issuer: home, audience: [orders], groups_claim: realm.roles, scopes: [read], \
          forward: [{{header: X-User-Id, claim: uid}}]}}",
         all_keys(&issuer)
     );
