@@ -104,7 +104,7 @@ chooses nothing: `none` is never taken, nor a public key for a secret.\n\n\
 `exp` must be there, and `exp` and `nbf` must be numbers. A claim that is in an object is named with dots: `realm_access.roles`. \
 Upstreams are told who asks in `X-Consumer-Name` (the claim `sub`) and `X-Consumer-Groups`, and what `forward` says, in which \
 clients can say nothing themselves, in no spelling of the names and in no trailer. The token does not go on to them unless \
-`hide` is false (one in a query does in any case: prefer a header, since queries are in everyone's logs). A token whose subject, \
+`hide` is false. Prefer a header to a query: queries are in everyone's logs. A token whose subject, \
 groups or forwarded claims cannot be in a header is refused.\n\n\
 Keys of a `jwks_url` are fetched when the configuration comes, in the background, and again every `jwks_refresh`; the plugins that \
 name the same URL share them, and a push does not touch them. A token with a `kid` that none of them has makes for a fetch at once, \
@@ -116,7 +116,8 @@ any, a request waits for the first ones for up to 1 s, and is then refused with 
 A token that was found good is remembered, by each worker, at most until it expires, and never longer than the keys \
 are the same.\n\n\
 Of several plugins that find out who asks, the first that knows settles it: with `optional` on all but the last, a request needs \
-one credential of any of them. A wrong one is refused even then.",
+one credential of any of them. A wrong one is refused even then. Once it is known who asks, tokens are not looked at any more, and \
+do not go on all the same.",
     keys: &[
         Key::new(
             "keys",
@@ -194,7 +195,7 @@ one credential of any of them. A wrong one is refused even then.",
         ),
         Key::new("realm", Kind::Text { max: 128 }, "api", "Told in `WWW-Authenticate`"),
         Key::new("optional", Kind::Bool, "false", "Whether requests without a token go on, as nobody's"),
-        Key::new("hide", Kind::Bool, "true", "Whether headers and cookies with the token are removed from the request"),
+        Key::new("hide", Kind::Bool, "true", "Whether tokens are removed from the request, wherever one is looked for"),
     ],
     example: "keys:\n  - algorithm: ES256\n    jwk: '{\"kty\": \"EC\", \"crv\": \"P-256\", \"kid\": \"main\", \
 \"x\": \"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4\", \"y\": \"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM\"}'\n\
@@ -297,6 +298,7 @@ impl Jwt {
     pub fn on_request(&self, config: Id, request: &mut PluginRequest<'_>, may_wait: bool) -> Result<Flow, Fetch> {
         if request.facts.consumer.is_some() {
             self.forget_but(request.facts.told.clone().as_deref(), request.fields);
+            self.hide(request);
             return Ok(Flow::Continue);
         }
         caller::forget(request.fields);
@@ -364,10 +366,16 @@ impl Jwt {
             })
     }
 
-    fn let_through(&self, verified: &Rc<Verified>, request: &mut PluginRequest<'_>) {
+    /// No upstream gets to see a token, be it one that was looked at or not.
+    fn hide(&self, request: &mut PluginRequest<'_>) {
         if self.hide {
             self.places.hide(request.fields, bearer);
+            self.places.hide_in_query(request);
         }
+    }
+
+    fn let_through(&self, verified: &Rc<Verified>, request: &mut PluginRequest<'_>) {
+        self.hide(request);
         for (name, value) in self.told.iter().zip(&verified.headers) {
             if let Some(value) = value {
                 request.fields.append(name, value);

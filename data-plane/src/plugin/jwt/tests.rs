@@ -134,6 +134,10 @@ async fn a_token_is_where_the_configuration_says_once() {
         assert_eq!(rig.refusal().await, if found { "" } else { "token_missing" }, "{config} {place}");
         let hidden = !lines(&rig.fields).iter().any(|line| line.contains(&token) || line.contains("other"));
         assert!(hidden || !found, "{config} {place}: {:?}", lines(&rig.fields));
+        if place == "query" {
+            assert_eq!(rig.query().is_some_and(|query| query.contains(&token)), !found, "{config}");
+            assert!(rig.query().is_some_and(|query| query.starts_with("a=1")), "{config}");
+        }
     }
     let mut twice = rig(r#", "header": "X-Token", "query": "token""#);
     twice.at("a.example", &format!("/api?token={token}"));
@@ -145,6 +149,14 @@ async fn a_token_is_where_the_configuration_says_once() {
     kept.field("Authorization", &format!("Bearer {token}"));
     assert_eq!(kept.refusal().await, "");
     assert_eq!(lines(&kept.fields).len(), 2);
+    let mut known = rig(r#", "cookie": "session", "query": "token""#);
+    known.facts.consumer = Some(crate::plugin::Consumer { name: "carol".into(), ..Default::default() });
+    known.at("a.example", &format!("/api?token={token}"));
+    known.field("Cookie", &format!("a=1; session={token}"));
+    assert_eq!(
+        (known.refusal().await, lines(&known.fields), known.query()),
+        ("", vec!["Cookie: a=1".to_owned()], None)
+    );
     let mut nobody = rig(r#", "optional": true, "forward": [{"header": "X-User", "claim": "sub"}]"#);
     nobody.field("X-Consumer-Name", "root").field("X_User", "root");
     assert_eq!(nobody.refusal().await, "");
