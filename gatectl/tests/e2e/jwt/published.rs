@@ -256,7 +256,7 @@ async fn whoever_publishes_no_keys_is_asked_once_at_a_time_whatever_comes_and_re
     let hanging = &publishers[0].1;
     within("a fetch", async {
         while hanging.counts.open.load(SeqCst) == 0 {
-            sleep(Duration::from_millis(5)).await
+            sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
