@@ -13,7 +13,7 @@ use super::{
 use crate::{
     canonical,
     fields::Fields,
-    forward::{self, Identity, alias_begins, alias_is},
+    forward::{alias_begins, alias_is},
     snapshot::fault::{Faults, shown},
     subrequest::{Answer, Subrequest, Terms, ask},
     upstream::Asker,
@@ -234,15 +234,7 @@ impl ForwardAuth {
             fields.append(name, value);
         }
         let target = request.target;
-        let identity = Identity {
-            host: &target.host_field,
-            asked_host: &target.host_field,
-            peer: &request.peer.text,
-            forwarded: request.forwarded,
-            tls: request.peer.tls.as_ref().map(|tls| tls.identity.as_deref()),
-            upgrade: false,
-        };
-        forward::identity_fields(&identity, |name, value| fields.append(name, &value.concat()));
+        request.tell_identity(&target.host_field, &mut fields);
         let mut uri = target.path.clone();
         if let Some(query) = request.query() {
             uri.push('?');

@@ -14,7 +14,6 @@ use super::{
     spec::{Key, Kind},
 };
 use crate::{
-    forward::{self, Identity},
     snapshot::{Id, fault::Faults},
     telemetry::metrics::MirrorDrop,
 };
@@ -105,15 +104,7 @@ impl Mirror {
         let host = rewrite.and_then(|rewrite| rewrite.host.as_deref()).unwrap_or(&target.host_field);
         let mut fields = request.fields.clone();
         fields.remove("trailer");
-        let identity = Identity {
-            host,
-            asked_host: &target.host_field,
-            peer: &request.peer.text,
-            forwarded: request.forwarded,
-            tls: request.peer.tls.as_ref().map(|tls| tls.identity.as_deref()),
-            upgrade: false,
-        };
-        forward::identity_fields(&identity, |name, value| fields.append(name, &value.concat()));
+        request.tell_identity(host, &mut fields);
         Some(RequestCopy {
             backend: backend.clone(),
             method: request.method.into(),

@@ -10,7 +10,7 @@ use crate::{
     consumer::Consumers,
     encoding::{Accepted, Encoder},
     fields::Fields,
-    forward::Forwarded,
+    forward::{self, Forwarded},
     http1::Framing,
     snapshot::{Backend, Id, Rule},
     target::Target,
@@ -128,6 +128,19 @@ impl PluginRequest<'_> {
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         Rewrite::query_of(self.facts.rewrite.as_deref(), self.target)
+    }
+
+    /// Writes into the head of a request of the gateway's own who asked this one, as upstreams are told.
+    pub fn tell_identity(&self, host: &str, fields: &mut Fields) {
+        let identity = forward::Identity {
+            host,
+            asked_host: &self.target.host_field,
+            peer: &self.peer.text,
+            forwarded: self.forwarded,
+            tls: self.peer.tls.as_ref().map(|tls| tls.identity.as_deref()),
+            upgrade: false,
+        };
+        forward::identity_fields(&identity, |name, value| fields.append(name, &value.concat()));
     }
 }
 

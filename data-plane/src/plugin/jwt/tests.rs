@@ -150,7 +150,7 @@ async fn a_token_is_where_the_configuration_says_once() {
     assert_eq!(kept.refusal().await, "");
     assert_eq!(lines(&kept.fields).len(), 2);
     let mut known = rig(r#", "cookie": "session", "query": "token""#);
-    known.facts.consumer = Some(crate::plugin::Consumer { name: "carol".into(), ..Default::default() });
+    known.facts.consumer = Some(Consumer { name: "carol".into(), ..Default::default() });
     known.at("a.example", &format!("/api?token={token}"));
     known.field("Cookie", &format!("a=1; session={token}"));
     assert_eq!(
