@@ -36,7 +36,7 @@ pub use self::{
     chain::{Chain, Chains},
     config::SECRET,
     request::{
-        Claims, Consumer, Content, Facts, Flow, Identity, LocalResponse, PluginRequest, PluginResponse, Refusal,
+        Claims, Consumer, Content, Facts, Flow, Identity, LocalResponse, Named, PluginRequest, PluginResponse, Refusal,
         Rewrite,
     },
     spec::{Reason, Spec},
@@ -308,6 +308,11 @@ fn config_id(named: &str, plugin: &wire::Plugin) -> Id {
         identity.push_str(&hash);
     }
     Id::of("plugin configuration", &identity)
+}
+
+/// Whether chance has it so, in so many of 100 cases.
+fn by_chance(percent: f64) -> bool {
+    fastrand::f64() * 100.0 < percent
 }
 
 #[cfg(test)]

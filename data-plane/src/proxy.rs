@@ -24,7 +24,6 @@ use crate::{
     body::{Sink, Source},
     canonical,
     client::{Client, Unmet},
-    consumer::Consumers,
     error::ProxyError,
     forward::{self, Forwarded},
     grpc,
@@ -33,9 +32,9 @@ use crate::{
         body::Piece,
         head::{RequestHead, ResponseHead},
     },
-    plugin::{Chain, Facts, Flow, Plugin, PluginRequest, mirror::copies::Copying},
+    plugin::{Chain, Facts, Flow, Named, Plugin, PluginRequest, mirror::copies::Copying},
     route::RequestView,
-    snapshot::{Backend, Protocol, Rule, Snapshot, WeightedBackend},
+    snapshot::{Protocol, Rule, WeightedBackend},
     target::Target,
     telemetry::{access_log, metrics::Active},
     upstream::{self, Affinity, Asker, Call, Retrying, Tried},
@@ -100,21 +99,6 @@ struct Record {
     reason: &'static str,
     /// The name of the plugin that answered.
     plugin: Option<Box<str>>,
-}
-
-/// What the plugins of a request look up in its snapshot, beyond its rule.
-#[derive(Debug)]
-struct Named {
-    consumers: Option<Arc<Consumers>>,
-    backends: Vec<Arc<Backend>>,
-}
-
-impl Named {
-    fn of(chain: &Chain, snapshot: &Snapshot) -> Self {
-        let asks = chain.iter().any(|plugin| plugin.asks_for_consumers());
-        let backends = chain.iter().filter_map(|plugin| snapshot.backend(plugin.backend()?));
-        Self { consumers: asks.then(|| Arc::clone(&snapshot.consumers)), backends: backends.cloned().collect() }
-    }
 }
 
 /// Where a request goes.
@@ -284,8 +268,7 @@ async fn ask_plugins<'p>(
         backend: &plan.chosen.backend,
         body_length: upload.length(),
         forwarded: x.forwarded,
-        backends: &named.backends,
-        consumers: named.consumers.as_deref(),
+        named,
         worker: x.worker,
         now: record.started,
         facts: &mut record.facts,

@@ -5,7 +5,7 @@
 //! limits and its budget of retries hold, and the connection is one of this worker's pool. Head and body are small and
 //! in memory, and so is what is kept of the answer.
 
-use std::{io, rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -20,7 +20,7 @@ use crate::{
     http1::{
         Framing,
         body::Piece,
-        head::{ResponseHead, defines_body},
+        head::{INTERIM_MAX, ResponseHead, defines_body},
         write,
     },
     http2::{self, Receiver, Sender},
@@ -34,9 +34,6 @@ use crate::{
     },
     worker::Worker,
 };
-
-/// The most interim (1xx) answers before the real one.
-const INTERIM_MAX: u32 = 32;
 
 /// What is asked.
 #[derive(Debug)]
@@ -165,22 +162,12 @@ async fn admit(backend: &Backend, group: &Arc<Group>, due: Instant) -> Result<Op
     };
     match Gate::enter(&group.requests, most, limits.pending) {
         Entry::Now(permit) => Ok(Some(permit)),
-        Entry::Full => Err(full(group)),
+        Entry::Full => Err(group.refuse_full()),
         Entry::Later(waiting) => {
             let due = due.min(Instant::now() + limits.pending_timeout);
-            timeout_at(due, waiting).await.map(Some).map_err(|_| overloaded(group))
+            timeout_at(due, waiting).await.map(Some).map_err(|_| group.refuse_waited())
         }
     }
-}
-
-fn full(group: &Group) -> ProxyError {
-    group.refused_circuit_open.fetch_add(1, Relaxed);
-    ProxyError::CircuitOpen
-}
-
-fn overloaded(group: &Group) -> ProxyError {
-    group.refused_overloaded.fetch_add(1, Relaxed);
-    ProxyError::UpstreamOverloaded
 }
 
 /// One try at one endpoint.
@@ -259,10 +246,10 @@ impl Attempt<'_> {
             match pool.claim(most, limits.pending, need) {
                 Claim::Now(turn) => Ok(turn),
                 Claim::Later(waiting) => Ok(pool.turn(waiting, most).await),
-                Claim::Full => Err(full(self.group)),
+                Claim::Full => Err(self.group.refuse_full()),
             }
         });
-        waited.await.unwrap_or_else(|_| Err(overloaded(self.group)))
+        waited.await.unwrap_or_else(|_| Err(self.group.refuse_waited()))
     }
 
     /// Sends the request and reads the answer: its body, or `None` if that is too large.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    error::ProxyError,
     snapshot::{Endpoint, OutlierDetection},
     upstream::{Connections, Gate},
 };
@@ -132,6 +133,18 @@ impl Group {
             refused_overloaded: AtomicU64::new(0),
             retries_denied: AtomicU64::new(0),
         }
+    }
+
+    /// Counts a request that is refused since as many wait as may.
+    pub(crate) fn refuse_full(&self) -> ProxyError {
+        self.refused_circuit_open.fetch_add(1, Relaxed);
+        ProxyError::CircuitOpen
+    }
+
+    /// Counts a request that is refused since it has waited long enough.
+    pub(crate) fn refuse_waited(&self) -> ProxyError {
+        self.refused_overloaded.fetch_add(1, Relaxed);
+        ProxyError::UpstreamOverloaded
     }
 
     /// Requests under way to endpoints of which there is a choice.

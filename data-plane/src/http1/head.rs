@@ -130,6 +130,9 @@ pub struct RequestHead {
     pub wants_trailers: bool,
 }
 
+/// The most interim (1xx) responses before the real one.
+pub const INTERIM_MAX: u32 = 32;
+
 /// The head of a response.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {

@@ -73,7 +73,7 @@ impl ApiKey {
             Err(repeated) => return repeated.into(),
             Ok(None) if self.optional => return Flow::Continue,
             Ok(None) => return refused(&MISSING),
-            Ok(Some(key)) => request.consumers.and_then(|all| all.by_key(&key)),
+            Ok(Some(key)) => request.named.consumers.as_deref().and_then(|all| all.by_key(&key)),
         };
         let Some(known) = known else { return refused(&INVALID) };
         let consumer = Consumer::from_known(known, SPEC.name);

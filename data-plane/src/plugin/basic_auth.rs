@@ -91,7 +91,7 @@ impl BasicAuth {
             Ok(Some(encoded)) => Credential::decode(encoded),
         };
         let Some(Credential { username, password }) = credential else { return self.refused(&INVALID) };
-        let known = request.consumers.and_then(|all| all.by_username(&username));
+        let known = request.named.consumers.as_deref().and_then(|all| all.by_username(&username));
         let verifier = &request.worker.shared.verifier;
         let verdict = match known.map(|(_, hash)| verifier.recall(hash, &username, &password)) {
             Some(Some(right)) if right => Verdict::Right,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Flow, Reason, Refusal, Spec,
+    Flow, Reason, Refusal, Spec, by_chance,
     config::Config,
     spec::{Key, Kind},
 };
@@ -56,7 +56,7 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Fault {
 impl Fault {
     /// How long this request is held up, if it is.
     pub fn delay(&self) -> Option<Duration> {
-        self.delay.filter(|(_, percent)| hits(*percent)).map(|(time, _)| time)
+        self.delay.filter(|(_, percent)| by_chance(*percent)).map(|(time, _)| time)
     }
 
     pub async fn hold_up(&self, time: Duration) -> Flow {
@@ -65,16 +65,11 @@ impl Fault {
     }
 
     pub fn abort(&self) -> Flow {
-        match self.abort.filter(|(_, percent)| hits(*percent)) {
+        match self.abort.filter(|(_, percent)| by_chance(*percent)) {
             Some((status, _)) => Refusal { status, ..Refusal::new(&INJECTED) }.into(),
             None => Flow::Continue,
         }
     }
-}
-
-/// Whether chance has it so.
-fn hits(percent: f64) -> bool {
-    fastrand::f64() * 100.0 < percent
 }
 
 #[cfg(test)]

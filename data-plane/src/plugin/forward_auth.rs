@@ -196,7 +196,7 @@ impl ForwardAuth {
 
     /// What the service answers.
     async fn ask(&self, request: &PluginRequest<'_>, fields: &Fields) -> Option<Answer> {
-        let backend = request.backends.iter().find(|backend| *backend.name == *self.backend)?;
+        let backend = request.named.backend(&self.backend)?;
         let asker = Asker { fields: request.fields, path: &request.target.path, client: request.client };
         let subrequest = Subrequest {
             method: "GET",

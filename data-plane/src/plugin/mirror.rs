@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use self::copies::{Place, RequestCopy};
 use super::{
-    Flow, PluginRequest, Spec,
+    Flow, PluginRequest, Spec, by_chance,
     config::Config,
     spec::{Key, Kind},
 };
@@ -76,7 +76,7 @@ pub(super) fn compile(config: &Config<'_>, _: &mut Faults) -> Mirror {
 
 impl Mirror {
     pub fn on_request(&self, id: Id, request: &mut PluginRequest<'_>) -> Flow {
-        if fastrand::f64() * 100.0 < self.percent {
+        if by_chance(self.percent) {
             let copy = self.copy(id, request);
             request.facts.copies.extend(copy);
         }
@@ -85,7 +85,7 @@ impl Mirror {
 
     /// The request as it will go upstream, without its body.
     fn copy(&self, id: Id, request: &PluginRequest<'_>) -> Option<RequestCopy> {
-        let backend = request.backends.iter().find(|backend| *backend.name == *self.backend)?;
+        let backend = request.named.backend(&self.backend)?;
         let drops = &request.worker.shared.metrics.gauges.mirror_drops;
         if request.body_length.is_some_and(|bytes| bytes > self.body_bytes_max as u64) {
             drops.count(MirrorDrop::TooLarge);

@@ -5,14 +5,14 @@ use std::{cell::OnceCell, fmt::Debug, net::IpAddr, ops::Deref, rc::Rc, sync::Arc
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{mirror::copies::RequestCopy, spec::Reason};
+use super::{Chain, mirror::copies::RequestCopy, spec::Reason};
 use crate::{
     consumer::Consumers,
     encoding::{Accepted, Encoder},
     fields::Fields,
     forward::{self, Forwarded},
     http1::Framing,
-    snapshot::{Backend, Id, Rule},
+    snapshot::{Backend, Id, Rule, Snapshot},
     target::Target,
     worker::{Peer, Worker},
 };
@@ -111,10 +111,8 @@ pub struct PluginRequest<'r> {
     pub body_length: Option<u64>,
     /// What is known of the client beyond its address.
     pub forwarded: &'r Forwarded,
-    /// Those that plugins of the chain name, as the snapshot of the request has them.
-    pub backends: &'r [Arc<Backend>],
-    /// The consumers that there are, if a plugin of the chain asks for them.
-    pub consumers: Option<&'r Consumers>,
+    /// What the plugins of the chain look up.
+    pub named: &'r Named,
     /// Who serves.
     pub worker: &'r Worker,
     /// When the request's head was there.
@@ -141,6 +139,31 @@ impl PluginRequest<'_> {
             upgrade: false,
         };
         forward::identity_fields(&identity, |name, value| fields.append(name, &value.concat()));
+    }
+}
+
+/// What the plugins of a request look up in its snapshot, beyond its rule.
+#[derive(Debug)]
+pub struct Named {
+    /// All that there are, if a plugin of the chain asks for them.
+    pub consumers: Option<Arc<Consumers>>,
+    /// Those that plugins of the chain name.
+    pub backends: Vec<Arc<Backend>>,
+}
+
+impl Named {
+    /// For these plugins.
+    #[must_use]
+    pub fn of(chain: &Chain, snapshot: &Snapshot) -> Self {
+        let asks = chain.iter().any(|plugin| plugin.asks_for_consumers());
+        let backends = chain.iter().filter_map(|plugin| snapshot.backend(plugin.backend()?));
+        Self { consumers: asks.then(|| Arc::clone(&snapshot.consumers)), backends: backends.cloned().collect() }
+    }
+
+    /// The backend of that name.
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.backends.iter().find(|backend| *backend.name == *name)
     }
 }
 

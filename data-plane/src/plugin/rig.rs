@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    consumer::{self, Consumers, KeyHash, PasswordHash},
+    consumer::{self, KeyHash, PasswordHash},
     crew::Crew,
     forward::Forwarded,
     http1::{Version, head::RequestHead},
     listener::ListenerState,
     route::RequestView,
-    snapshot::{Backend, Rule, Snapshot, SnapshotCell},
+    snapshot::{Rule, Snapshot, SnapshotCell},
     target::Target,
     threads::Terms,
     worker::{Peer, Shared, Worker},
@@ -37,8 +37,7 @@ pub struct Rig {
     pub worker: Rc<Worker>,
     pub rule: Arc<Rule>,
     pub forwarded: Forwarded,
-    pub backends: Vec<Arc<Backend>>,
-    consumers: Consumers,
+    named: Named,
     prefix: usize,
     peer: Peer,
 }
@@ -112,8 +111,7 @@ impl Rig {
             worker: worker(),
             rule,
             forwarded: Forwarded::default(),
-            backends: snapshot.backends().cloned().collect(),
-            consumers: Consumers::default(),
+            named: Named { consumers: Some(Arc::default()), backends: snapshot.backends().cloned().collect() },
             prefix: 4,
             peer: Peer::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), Rc::new(state), None),
         };
@@ -152,7 +150,9 @@ impl Rig {
     ) -> &mut Self {
         let keys = keys.iter().map(|key| KeyHash::of(key.as_bytes())).collect();
         let groups = groups.iter().map(|&group| group.into()).collect();
-        let taken = self.consumers.insert(&Arc::new(consumer::Consumer { name: name.into(), groups, keys, passwords }));
+        let consumer = Arc::new(consumer::Consumer { name: name.into(), groups, keys, passwords });
+        let consumers = self.named.consumers.as_mut().and_then(Arc::get_mut).expect("nobody else's");
+        let taken = consumers.insert(&consumer);
         assert_eq!(taken, []);
         self
     }
@@ -179,8 +179,7 @@ impl Rig {
             backend: &self.rule.backends[0].backend,
             body_length: self.body_length,
             forwarded: &self.forwarded,
-            backends: &self.backends,
-            consumers: Some(&self.consumers),
+            named: &self.named,
             worker: &self.worker,
             now: Instant::now(),
             facts: &mut self.facts,

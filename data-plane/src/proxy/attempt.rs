@@ -14,6 +14,7 @@ use super::{
     After, Exchange, Record,
     downlink::{Down, Downlink},
     flow::{Flow, UploadState},
+    reply::is_call,
     turn::{admit_connection, begun, due},
     uplink::{Stop, Upload, uplink},
 };
@@ -22,7 +23,7 @@ use crate::{
     error::ProxyError,
     forward::{self, Forwarded, Identity},
     grpc,
-    http1::{Framing, Version, write},
+    http1::{Framing, write},
     http2::{self, Receiver, Sender},
     limit::Limit,
     plugin::{Chain, Rewrite},
@@ -150,10 +151,7 @@ pub async fn attempt(
     let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };
     // A call says that it is one in every way that it must.
-    let messages = !bodyless
-        && x.request.version == Version::Http2
-        && x.request.wants_trailers
-        && grpc::is_call(&x.request.fields);
+    let messages = !bodyless && x.request.wants_trailers && is_call(x.request);
     let flow = Flow::begin(timeouts, record.started, try_started, !bodyless)
         .with_client(&x.worker.shared.policy, messages)
         .ending(plan.ends);

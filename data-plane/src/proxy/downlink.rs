@@ -20,7 +20,7 @@ use crate::{
     http1::{
         Framing, Version,
         body::Piece,
-        head::{RequestHead, ResponseHead},
+        head::{INTERIM_MAX, RequestHead, ResponseHead},
         write,
     },
     http2,
@@ -30,9 +30,6 @@ use crate::{
     websocket,
     worker::Worker,
 };
-
-/// The most interim (1xx) answers before the real one.
-const INTERIM_MAX: u32 = 32;
 
 /// How the downward direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,6 @@
 //! Waiting for a turn at a backend that has limits, and how long anything on the way to an upstream is waited for.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -29,10 +26,7 @@ pub async fn admit(
 ) -> Result<Permit, ProxyError> {
     let waiting = match Gate::enter(&group.requests, most, limits.pending) {
         Entry::Now(permit) => return Ok(permit),
-        Entry::Full => {
-            group.refused_circuit_open.fetch_add(1, Relaxed);
-            return Err(ProxyError::CircuitOpen);
-        }
+        Entry::Full => return Err(group.refuse_full()),
         Entry::Later(waiting) => waiting,
     };
     let due = due(begun(x, upload, record), plan, limits.pending_timeout);
@@ -54,10 +48,7 @@ fn turn_missed(unmet: Unmet, plan: &Plan<'_>, group: &Group) -> ProxyError {
     match unmet {
         Unmet::Gone => ProxyError::ClientGone,
         Unmet::Expired if plan.has_ended() => ProxyError::DeadlineExceeded,
-        Unmet::Expired => {
-            group.refused_overloaded.fetch_add(1, Relaxed);
-            ProxyError::UpstreamOverloaded
-        }
+        Unmet::Expired => group.refuse_waited(),
     }
 }
 
@@ -85,9 +76,6 @@ pub async fn admit_connection(
             let turn = pool.turn(waiting, most);
             x.client.wait(due, turn).await.map_err(|unmet| turn_missed(unmet, plan, group))
         }
-        Claim::Full => {
-            group.refused_circuit_open.fetch_add(1, Relaxed);
-            Err(ProxyError::CircuitOpen)
-        }
+        Claim::Full => Err(group.refuse_full()),
     }
 }

@@ -31,7 +31,7 @@ pub use self::{
     rule::ATTEMPTS_MAX,
 };
 use self::{
-    changes::{Changes, decode},
+    changes::{Changes, decode, is_among},
     links::{Links, Places},
     tls::Keys,
 };
@@ -179,9 +179,6 @@ impl<'a> Draft<'a> {
         if self.touched.certificates.is_empty() {
             return;
         }
-        let is_among = |changes: &[&wire::Change], name: &str| {
-            changes.binary_search_by(|change| change.name.as_str().cmp(name)).is_ok()
-        };
         let mut missed: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
         let Compiled { certificates, tickets, .. } = &mut self.next.compiled;
         let keys = Keys { certificates, touched: &self.touched };
@@ -220,13 +217,18 @@ impl<'a> Draft<'a> {
             }
             users.sort_unstable();
             users.dedup();
-            let more = users.len().saturating_sub(USERS_NAMED_MAX);
-            users.truncate(USERS_NAMED_MAX);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            self.faults.enter(wire::Kind::Certificate, name);
-            let message = format_args!("certificate {name:?} is still used by {}{more}", users.join(", "));
-            self.faults.add_with_hint(fault::STILL_USED, "", message, "change or remove these first");
+            self.still_used(wire::Kind::Certificate, name, users);
         }
+    }
+
+    /// It was to go, and these name it.
+    fn still_used(&mut self, kind: wire::Kind, name: &str, mut users: Vec<String>) {
+        let more = users.len().saturating_sub(USERS_NAMED_MAX);
+        users.truncate(USERS_NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        self.faults.enter(kind, name);
+        let message = format_args!("{} {name:?} is still used by {}{more}", kind.noun(), users.join(", "));
+        self.faults.add_with_hint(fault::STILL_USED, "", message, "change or remove these first");
     }
 
     fn change_listeners(&mut self, changes: &[&'a wire::Change]) {
@@ -337,9 +339,6 @@ impl<'a> Draft<'a> {
         if self.touched.plugins.is_empty() {
             return;
         }
-        let is_among = |changes: &[&wire::Change], name: &str| {
-            changes.binary_search_by(|change| change.name.as_str().cmp(name)).is_ok()
-        };
         let touched = &self.touched;
         let mut missed: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
         // Whether any is touched; those that are gone are noted with who misses them.
@@ -380,11 +379,8 @@ impl<'a> Draft<'a> {
                 renewed.push((name, Arc::new(Backend { plugins, ..Backend::clone(backend) })));
             }
         }
-        for (name, mut users) in missed {
-            users.truncate(USERS_NAMED_MAX);
-            self.faults.enter(wire::Kind::Plugin, name);
-            let message = format_args!("plugin {name:?} is still used by {}", users.join(", "));
-            self.faults.add_with_hint(fault::STILL_USED, "", message, "change or remove these first");
+        for (name, users) in missed {
+            self.still_used(wire::Kind::Plugin, name, users);
         }
         self.touched.everywhere |= everywhere;
         for (name, backend) in renewed {

@@ -6,7 +6,9 @@ use http::HeaderMap;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::{
-    harness::{Client, End, Http2, Peer, Reply, Seen, Upstream, Wire, Witness, header, pour, with_gateway, within},
+    harness::{
+        Client, End, Gateway, Http2, Peer, Reply, Seen, Upstream, Wire, Witness, header, pour, with_gateway, within,
+    },
     streams::{STUCK, under_way_max},
 };
 
@@ -213,29 +215,30 @@ async fn large_bodies_arrive_whole_by_http2_from_http2_with_their_trailers() {
     peer.abort();
 }
 
+/// A client that takes the coding and has the answer's head, and the wire to the upstream, which goes on from there.
+async fn begin(gateway: &Gateway, upstream: &Upstream, coding: &str, rest: &str) -> (Wire, Wire) {
+    let mut client = Wire::connect(gateway.proxy_addr()).await;
+    client.send(format!("GET / HTTP/1.1\r\nhost: a\r\naccept-encoding: {coding}\r\n\r\n")).await;
+    let mut wire = upstream.accept().await;
+    wire.head().await;
+    wire.send(format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n{rest}")).await;
+    client.head().await;
+    (client, wire)
+}
+
 #[tokio::test]
 async fn an_answer_that_is_cut_is_not_taken_for_a_whole_one_and_a_client_that_leaves_ends_the_backends_side() {
     let upstream = Upstream::start().await;
     with_gateway(&manifest("http1", &upstream.url()), async |gateway| {
         for coding in CODINGS {
-            let mut client = Wire::connect(gateway.proxy_addr()).await;
-            client.send(format!("GET / HTTP/1.1\r\nhost: a\r\naccept-encoding: {coding}\r\n\r\n")).await;
-            let mut wire = upstream.accept().await;
-            wire.head().await;
-            wire.send("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 10000\r\n\r\nsome of it").await;
-            client.head().await;
+            let (mut client, wire) = begin(gateway, &upstream, coding, "content-length: 10000\r\n\r\nsome of it").await;
             let encoded = chunk(&mut client).await;
             drop(wire);
             let end = client.end().await;
             assert!(!client.buffer.ends_with(b"0\r\n\r\n"), "{coding} {end:?}");
             assert!(decode(coding, &encoded, None).is_err(), "{coding}");
         }
-        let mut client = Wire::connect(gateway.proxy_addr()).await;
-        client.send("GET / HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip\r\n\r\n").await;
-        let mut wire = upstream.accept().await;
-        wire.head().await;
-        wire.send("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n").await;
-        client.head().await;
+        let (client, mut wire) = begin(gateway, &upstream, "gzip", "transfer-encoding: chunked\r\n\r\n").await;
         drop(client);
         assert!(matches!(within("the end", wire.end()).await, End::Closed | End::Reset));
     })
@@ -250,12 +253,7 @@ async fn who_takes_nothing_stops_the_backend() {
     SystemRandom::new().fill(&mut noise).expect("noise");
     with_gateway(&manifest("http1", &upstream.url()), async |gateway| {
         for coding in CODINGS {
-            let mut client = Wire::connect(gateway.proxy_addr()).await;
-            client.send(format!("GET / HTTP/1.1\r\nhost: a\r\naccept-encoding: {coding}\r\n\r\n")).await;
-            let mut wire = upstream.accept().await;
-            wire.head().await;
-            wire.send("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 1000000000\r\n\r\n").await;
-            client.head().await;
+            let (_client, mut wire) = begin(gateway, &upstream, coding, "content-length: 1000000000\r\n\r\n").await;
             let (bound, mut sent) = (under_way_max(), 0);
             for piece in noise.chunks(64 << 10).cycle() {
                 let taken = tokio::time::timeout(STUCK, wire.send(piece)).await;

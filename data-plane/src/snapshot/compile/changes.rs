@@ -21,6 +21,11 @@ pub(super) struct Changes<'a> {
     pub routes: Vec<&'a wire::Change>,
 }
 
+/// Whether one of these, which are sorted by name, has that name.
+pub(super) fn is_among(changes: &[&wire::Change], name: &str) -> bool {
+    changes.binary_search_by(|change| change.name.as_str().cmp(name)).is_ok()
+}
+
 impl<'a> Changes<'a> {
     pub fn sort(changes: &'a [wire::Change], faults: &mut Faults) -> Self {
         let mut sorted = Self::default();

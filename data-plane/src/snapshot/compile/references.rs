@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 
 use rustygate_proto::v1 as wire;
 
-use super::{Draft, USERS_NAMED_MAX, changes::Changes, links::dangling};
-use crate::snapshot::fault;
+use super::{
+    Draft,
+    changes::{Changes, is_among},
+    links::dangling,
+};
 
 impl<'a> Draft<'a> {
     /// Changed plugins name backends that are there, and no backend goes that an unchanged one names.
@@ -28,28 +31,20 @@ impl<'a> Draft<'a> {
     }
 
     fn check_removed_backends(&mut self, changes: &Changes<'a>) {
-        let mut missed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut missed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (name, plugin) in self.next.compiled.plugins.iter() {
-            let changed = changes.plugins.binary_search_by(|change| change.name.as_str().cmp(name)).is_ok();
             let gone = plugin.backend().and_then(|backend| match self.touched.backends.get_key_value(backend) {
                 Some((&backend, None)) => Some(backend),
                 _ => None,
             });
-            if let Some(backend) = gone.filter(|_| !changed) {
-                missed.entry(backend).or_default().push(name);
+            if let Some(backend) = gone.filter(|_| !is_among(&changes.plugins, name)) {
+                missed.entry(backend).or_default().push(format!("plugin {name:?}"));
             }
         }
         missed.retain(|name, _| !self.touched.broken.contains(&(wire::Kind::Backend, *name)));
         for (name, mut users) in missed {
             users.sort_unstable();
-            let named: Vec<_> = users.iter().take(USERS_NAMED_MAX).map(|user| format!("plugin {user:?}")).collect();
-            let more = match users.len() - named.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            self.faults.enter(wire::Kind::Backend, name);
-            let message = format_args!("backend {name:?} is still used by {}{more}", named.join(", "));
-            self.faults.add_with_hint(fault::STILL_USED, "", message, "change or remove these first");
+            self.still_used(wire::Kind::Backend, name, users);
         }
     }
 }
