@@ -25,9 +25,11 @@ const INTERNAL: &str = "13";
 const UNAVAILABLE: &str = "14";
 
 const BASIC: (&str, &str) = ("authorization", "Basic YTpi");
+/// By key "x", which nobody has seen.
+const TOKEN: (&str, &str) = ("authorization", "Bearer eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.e30.AAAA");
 
 /// All that need nothing but a request; the others have tests of their own beside their plugins.
-const CASES: [Case; 17] = [
+const CASES: [Case; 18] = [
     ("ip", "POST", "/", &[], 403, "ip_denied", PERMISSION_DENIED),
     (
         "cors",
@@ -41,6 +43,7 @@ const CASES: [Case; 17] = [
     ("fault", "POST", "/", &[], 503, "fault_injected", UNAVAILABLE),
     ("token", "POST", "/", &[], 401, "token_missing", UNAUTHENTICATED),
     ("token", "POST", "/", &[("authorization", "Bearer a.b.c")], 401, "token_invalid", UNAUTHENTICATED),
+    ("published", "POST", "/", &[TOKEN], 503, "jwks_unavailable", UNAVAILABLE),
     ("key", "POST", "/", &[], 401, "key_missing", UNAUTHENTICATED),
     ("key", "POST", "/", &[("x-api-key", "wrong")], 401, "key_invalid", UNAUTHENTICATED),
     ("key", "POST", "/", &[("x-api-key", KEY), ("x-api-key", KEY)], 400, "credentials_repeated", INTERNAL),
@@ -62,6 +65,7 @@ fn manifest(url: &str, dead: u16) -> String {
         ("cors", "cors", "{allow_origins: [\"https://app.example\"]}".to_owned()),
         ("fault", "fault", "{abort: {percent: 100}}".to_owned()),
         ("token", "jwt", "{keys: [{secret: 0123456789abcdef0123456789abcdef}]}".to_owned()),
+        ("published", "jwt", format!("{{jwks_url: \"http://127.0.0.1:{dead}/\"}}")),
         ("key", "api_key", "{}".to_owned()),
         ("password", "basic_auth", "{}".to_owned()),
         ("service", "forward_auth", "{backend: dead}".to_owned()),
