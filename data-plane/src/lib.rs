@@ -32,6 +32,7 @@ mod resolve;
 pub mod route;
 pub mod settings;
 pub mod snapshot;
+mod spare;
 mod stream;
 mod subrequest;
 pub mod sync;

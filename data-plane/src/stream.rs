@@ -21,14 +21,12 @@ use tokio::{
 use crate::{
     fields::Fields,
     http1::{Framing, write},
+    spare,
     tls::session::Session,
 };
 
 /// Room for a read of a head or a small body.
 const READ_BYTES: usize = 16 << 10;
-
-/// Room for a read in the middle of a large body.
-const BULK_BYTES: usize = 128 << 10;
 
 /// Body pieces up to this size are copied behind what is already to be written, so that one call writes both.
 const COPY_BYTES_MAX: usize = 8 << 10;
@@ -297,9 +295,16 @@ impl Input<'_> {
     async fn read(&mut self, bulk: bool) -> io::Result<usize> {
         match self.tls {
             None => {
+                if self.buffer.is_empty() {
+                    spare::give_back(self.buffer);
+                }
                 // Room only when there is something to put there: thousands of requests may wait for answers at once.
                 poll_fn(|cx| self.half.as_ref().poll_read_ready(cx)).await?;
-                self.buffer.reserve(if bulk { BULK_BYTES } else { READ_BYTES });
+                match bulk {
+                    true if self.buffer.is_empty() => spare::take(self.buffer),
+                    true => self.buffer.reserve(spare::ROOM_BYTES),
+                    false => self.buffer.reserve(READ_BYTES),
+                }
                 self.half.read_buf(self.buffer).await
             }
             Some(tls) => poll_fn(|cx| tls.borrow_mut().poll_read(cx, &mut self.half, self.buffer, bulk)).await,

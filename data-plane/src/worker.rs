@@ -28,6 +28,7 @@ use crate::{
     plugin::{Plugin, Reason, mirror::copies::Copies},
     resolve::Names,
     snapshot::{Backend, Id, Rule, SnapshotCell},
+    spare,
     target::Target,
     telemetry::{
         access_log::AccessLog,
@@ -276,8 +277,8 @@ impl Worker {
 
     /// Takes the space back for the next request.
     pub fn give_back(&self, mut scratch: Box<Scratch>) {
-        scratch.client_in.clear();
-        scratch.upstream_in.clear();
+        spare::give_back(&mut scratch.client_in);
+        spare::give_back(&mut scratch.upstream_in);
         scratch.client_out.clear();
         scratch.upstream_out.clear();
         let large = [
@@ -400,6 +401,7 @@ impl Worker {
         let mut servers = self.idle_servers.borrow_mut();
         let half = servers.len() / 2;
         servers.drain(..half).for_each(|server| server.end());
+        spare::shrink();
     }
 
     /// Forgets counters of routes that are gone; those of routes that are there stay, used or not.

@@ -161,7 +161,12 @@ impl Downlink<'_, '_, '_> {
                     return Err(Down::Failed(ProxyError::UpstreamProtocol));
                 }
             }
-            match input.fill().await {
+            // The body usually comes with it. A client may let the answers of many streams wait, though.
+            let read = match self.to {
+                Sink::Http1(_) => input.fill_bulk().await,
+                Sink::UpstreamStream(_) | Sink::ClientStream(_) => input.fill().await,
+            };
+            match read {
                 Ok(0) | Err(_) => {
                     let answered = !input.buffer.is_empty();
                     return Err(Down::Closed { answered, unseen: false, error: ProxyError::UpstreamClosed });

@@ -1,0 +1,77 @@
+//! Room for much that comes in at once. Who waits holds none; who may read takes the room that was used last, which is
+//! likely in the processor's cache still. So a thread with many bodies under way goes through little memory, and a
+//! connection over which nothing goes holds nothing.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+/// Bytes of room.
+pub const ROOM_BYTES: usize = 128 << 10;
+
+/// The most rooms that a thread keeps for later.
+const KEPT_MAX: usize = 64;
+
+thread_local! {
+    static KEPT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Makes room for much in a buffer that holds nothing. What is in it is small, or a room.
+pub fn take(buffer: &mut BytesMut) {
+    *buffer = KEPT.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(ROOM_BYTES));
+}
+
+/// Gives the room of a buffer back that holds nothing any more, unless it is small or others hold some of it.
+pub fn give_back(buffer: &mut BytesMut) {
+    buffer.clear();
+    if buffer.capacity() > 0 && buffer.try_reclaim(ROOM_BYTES) {
+        let room = std::mem::take(buffer);
+        KEPT.with_borrow_mut(|kept| {
+            if kept.len() < KEPT_MAX {
+                kept.push(room);
+            }
+        });
+    }
+}
+
+/// Lets go of the half of what is kept that was not used for longest.
+pub fn shrink() {
+    KEPT.with_borrow_mut(|kept| drop(kept.drain(..kept.len().div_ceil(2))));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_used_last_is_used_next_from_its_beginning() {
+        let mut first = BytesMut::new();
+        take(&mut first);
+        let mut second = BytesMut::new();
+        take(&mut second);
+        let place = second.as_ptr();
+        second.extend_from_slice(&[1; 1000]);
+        bytes::Buf::advance(&mut second, 1000);
+        give_back(&mut first);
+        give_back(&mut second);
+        assert_eq!((first.capacity(), second.capacity()), (0, 0), "who gives back has none");
+        take(&mut first);
+        assert_eq!((first.as_ptr(), first.capacity()), (place, ROOM_BYTES));
+    }
+
+    #[test]
+    fn what_others_hold_or_what_is_small_is_not_kept() {
+        let mut buffer = BytesMut::new();
+        take(&mut buffer);
+        buffer.extend_from_slice(b"kept by somebody");
+        let held = buffer.split_to(16).freeze();
+        give_back(&mut buffer);
+        let mut small = BytesMut::with_capacity(16 << 10);
+        give_back(&mut small);
+        assert!(small.capacity() >= 16 << 10, "it stays where it is");
+        let mut next = BytesMut::new();
+        take(&mut next);
+        next.extend_from_slice(&[0; ROOM_BYTES]);
+        assert_eq!(&held[..], b"kept by somebody");
+    }
+}
