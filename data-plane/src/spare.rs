@@ -1,4 +1,4 @@
-//! Room for much that comes in at once. Who waits holds none; who may read takes the room that was used last, which is
+//! Room for much that comes in at once. Who waits for it holds none; who may read takes the room that was used last, which is
 //! likely in the processor's cache still. So a thread with many bodies under way goes through little memory, and a
 //! connection over which nothing goes holds nothing.
 
@@ -16,18 +16,40 @@ thread_local! {
     static KEPT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Makes room for much in a buffer that holds nothing. What is in it is small, or a room.
+/// The most bytes that are worth moving, so as not to wait in a room for their sake.
+const REST_BYTES_MAX: usize = 512;
+
+/// Makes room for much behind what is in a buffer.
 pub fn take(buffer: &mut BytesMut) {
-    *buffer = KEPT.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(ROOM_BYTES));
+    if buffer.len() > REST_BYTES_MAX {
+        buffer.reserve(ROOM_BYTES / 2);
+        return;
+    }
+    let mut room = KEPT.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(ROOM_BYTES));
+    room.extend_from_slice(buffer);
+    give_back(buffer);
+    *buffer = room;
 }
 
-/// Gives the room of a buffer back that holds nothing any more, unless it is small or others hold some of it.
+/// Before a wait: gives the room of a buffer back. The few bytes that may be left in it move to a place of their own.
+pub fn park(buffer: &mut BytesMut) {
+    if buffer.is_empty() {
+        give_back(buffer);
+    } else if buffer.len() <= REST_BYTES_MAX {
+        let rest = BytesMut::from(&buffer[..]);
+        give_back(buffer);
+        *buffer = rest;
+    }
+}
+
+/// Empties a buffer, and gives its room back unless it is none or others hold some of it.
 pub fn give_back(buffer: &mut BytesMut) {
     buffer.clear();
     if buffer.capacity() > 0 && buffer.try_reclaim(ROOM_BYTES) {
         let room = std::mem::take(buffer);
         KEPT.with_borrow_mut(|kept| {
-            if kept.len() < KEPT_MAX {
+            // One that had to grow is none.
+            if kept.len() < KEPT_MAX && room.capacity() == ROOM_BYTES {
                 kept.push(room);
             }
         });
@@ -57,6 +79,27 @@ mod tests {
         assert_eq!((first.capacity(), second.capacity()), (0, 0), "who gives back has none");
         take(&mut first);
         assert_eq!((first.as_ptr(), first.capacity()), (place, ROOM_BYTES));
+    }
+
+    #[test]
+    fn few_bytes_move_out_before_a_wait_and_into_a_room_after_it() {
+        let mut buffer = BytesMut::new();
+        take(&mut buffer);
+        let place = buffer.as_ptr();
+        buffer.extend_from_slice(b"a bit of a chunk and 1f");
+        bytes::Buf::advance(&mut buffer, 21);
+        park(&mut buffer);
+        assert_eq!((&buffer[..], buffer.capacity() < 1024), (&b"1f"[..], true));
+        take(&mut buffer);
+        assert_eq!((&buffer[..], buffer.as_ptr(), buffer.capacity()), (&b"1f"[..], place, ROOM_BYTES));
+        // Much is left where it is, and gets room behind it; what had to grow for that is not kept.
+        buffer.extend_from_slice(&[0; ROOM_BYTES - 2]);
+        park(&mut buffer);
+        take(&mut buffer);
+        assert!(buffer.len() == ROOM_BYTES && buffer.capacity() >= ROOM_BYTES + ROOM_BYTES / 2);
+        give_back(&mut buffer);
+        take(&mut buffer);
+        assert_eq!(buffer.capacity(), ROOM_BYTES);
     }
 
     #[test]

@@ -11,12 +11,13 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
 };
+use tokio_util::io::poll_read_buf;
 
 use crate::{
     fields::Fields,
@@ -139,7 +140,7 @@ impl Stream {
         match &mut self.tls {
             None => {
                 buffer.reserve(READ_BYTES);
-                tokio_util::io::poll_read_buf(Pin::new(&mut self.tcp), cx, buffer)
+                poll_read_buf(Pin::new(&mut self.tcp), cx, buffer)
             }
             Some(tls) => tls.get_mut().poll_read(cx, &mut self.tcp, buffer, false),
         }
@@ -293,22 +294,25 @@ impl Input<'_> {
     }
 
     async fn read(&mut self, bulk: bool) -> io::Result<usize> {
-        match self.tls {
+        spare::park(self.buffer);
+        poll_fn(|cx| match self.tls {
             None => {
-                if self.buffer.is_empty() {
-                    spare::give_back(self.buffer);
-                }
                 // Room only when there is something to put there: thousands of requests may wait for answers at once.
-                poll_fn(|cx| self.half.as_ref().poll_read_ready(cx)).await?;
-                match bulk {
-                    true if self.buffer.is_empty() => spare::take(self.buffer),
-                    true => self.buffer.reserve(spare::ROOM_BYTES),
-                    false => self.buffer.reserve(READ_BYTES),
+                ready!(self.half.as_ref().poll_read_ready(cx))?;
+                if bulk {
+                    spare::take(self.buffer);
+                } else {
+                    self.buffer.reserve(READ_BYTES);
                 }
-                self.half.read_buf(self.buffer).await
+                let polled = poll_read_buf(Pin::new(&mut self.half), cx, self.buffer);
+                if polled.is_pending() {
+                    spare::park(self.buffer);
+                }
+                polled
             }
-            Some(tls) => poll_fn(|cx| tls.borrow_mut().poll_read(cx, &mut self.half, self.buffer, bulk)).await,
-        }
+            Some(tls) => tls.borrow_mut().poll_read(cx, &mut self.half, self.buffer, bulk),
+        })
+        .await
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     plugin::{Chain, Rewrite},
     resolve::ConnectError,
     snapshot::{Endpoint, Protocol, Rule, Timeouts, WeightedBackend},
+    spare,
     stream::Pressure,
     target::Target,
     timer::Timer,
@@ -146,7 +147,7 @@ pub async fn attempt(
             }
         }
     };
-    x.upstream_in.clear();
+    spare::give_back(x.upstream_in);
     x.upstream_out.clear();
     let bodyless = x.request.framing == Framing::Empty;
     let try_started = if record.tries == 1 && reused { record.started } else { Instant::now() };

@@ -22,6 +22,8 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
+use crate::spare;
+
 /// Room for a read: a whole record, with what frames it.
 const READ_BYTES: usize = 18 << 10;
 
@@ -188,11 +190,15 @@ impl Session {
                 // Somebody else may have cut the connection: what was sent so far is not all.
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
+            if bulk {
+                spare::take(buffer);
+            }
             let before = buffer.len();
             self.advance(Some(buffer), None)?;
             if buffer.len() > before {
                 return Poll::Ready(Ok(buffer.len() - before));
             }
+            spare::park(buffer);
         }
     }
 
@@ -212,6 +218,9 @@ impl Session {
         let bytes = buffer.remaining().min(self.plain.len());
         buffer.put_slice(&self.plain[..bytes]);
         self.plain.advance(bytes);
+        if self.plain.is_empty() {
+            spare::give_back(&mut self.plain);
+        }
         Poll::Ready(Ok(()))
     }
 
