@@ -3,11 +3,11 @@
 //!
 //! A bound is enforced where its matter is at hand; here is the one list of them, from which metric and papers are made.
 
-mod per_ip;
+mod per_key;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-pub use self::per_ip::{PerIp, network};
+pub use self::per_key::{PerKey, network};
 use crate::{
     http1::head::TARGET_BYTES_MAX,
     http2::{

@@ -19,6 +19,7 @@ use crate::{
     crew::{Handed, Load},
     error::{PROBLEM_JSON, ProxyError},
     http1::write,
+    limit::network,
     threads::Terms,
     tls,
     worker::{Shared, Worker},
@@ -200,7 +201,7 @@ fn begin(
 #[derive(Debug)]
 pub struct Place {
     shared: Arc<Shared>,
-    /// Counted by its address.
+    /// What it counts as one connection of.
     counted: Option<IpAddr>,
 }
 
@@ -214,10 +215,11 @@ impl Place {
         // From here on its end takes it off again.
         let mut place = Self { shared: Arc::clone(shared), counted: None };
         if policy.connections_per_ip_max > 0 && !policy.trusted_proxies.contains(address) {
-            if !shared.clients.enter(address, policy.connections_per_ip_max) {
+            let client = network(address);
+            if !shared.clients.enter(client, policy.connections_per_ip_max) {
                 return Err(ProxyError::TooManyConnections);
             }
-            place.counted = Some(address);
+            place.counted = Some(client);
         }
         Ok(place)
     }
@@ -225,8 +227,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(address) = self.counted {
-            self.shared.clients.leave(address);
+        if let Some(client) = self.counted {
+            self.shared.clients.leave(client);
         }
         self.shared.metrics.gauges.connections.fetch_sub(1, Relaxed);
     }

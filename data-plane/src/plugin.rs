@@ -13,6 +13,7 @@ mod compress;
 mod concurrency_limit;
 mod config;
 mod cors;
+mod count_key;
 mod fault;
 mod forward_auth;
 mod headers;
@@ -25,6 +26,7 @@ mod request;
 mod request_id;
 mod respond;
 mod rewrite;
+mod server;
 pub mod spec;
 
 use std::sync::Arc;

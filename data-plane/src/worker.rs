@@ -22,7 +22,7 @@ use crate::{
     health::Health,
     http1::head::{RequestHead, ResponseHead},
     http2,
-    limit::{Limit, PerIp},
+    limit::{Limit, PerKey},
     listener::ListenerState,
     live::{IdMap, Own, States},
     plugin::{Plugin, Reason, mirror::copies::Copies},
@@ -104,7 +104,7 @@ pub struct Shared {
     /// What the workers share of upstreams.
     pub health: Arc<Health>,
     /// How many connections each client address has.
-    pub clients: PerIp,
+    pub clients: PerKey<IpAddr>,
     /// Where endpoints with names are.
     pub names: Arc<Names>,
     /// Checks passwords.
@@ -140,7 +140,7 @@ impl Shared {
         };
         let (metrics, health, names, states) = Default::default();
         let verifier = Arc::new(Verifier::new(1));
-        Self { snapshot, metrics, health, clients: PerIp::default(), names, verifier, states, policy }
+        Self { snapshot, metrics, health, clients: PerKey::default(), names, verifier, states, policy }
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) async fn connect(endpoint: &Endpoint, names: &Names) -> io::Result<St
     tcp.set_nodelay(true)?;
     match &endpoint.tls {
         None => Ok(tcp.into()),
-        Some(tls) => tls.connect(tcp, false).await,
+        Some(tls) => tls.connect(tcp, None).await,
     }
 }
 

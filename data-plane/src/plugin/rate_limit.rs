@@ -11,7 +11,6 @@ mod table;
 mod tests;
 
 use std::{
-    net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -23,21 +22,19 @@ use self::{
 use super::{
     Flow, PluginRequest, Reason, Refusal, Spec,
     config::Config,
+    count_key::{self, CountKey},
     request::Identity,
+    server,
     spec::{Key, Kind},
 };
 use crate::{
     duration,
     fields::Fields,
-    limit::network,
     snapshot::{Id, fault::Faults},
 };
 
 /// The most windows of a plugin.
 const WINDOWS_MAX: usize = 4;
-
-/// The most parts of a key.
-const PARTS_MAX: usize = 8;
 
 /// The most requests of a window, and of a burst.
 const REQUESTS_MAX: u64 = 1_000_000;
@@ -59,15 +56,13 @@ const BURST: Key =
 static WINDOW: [Key; 3] =
     [Key::required("requests", REQUESTS, "How many requests"), Key::required("per", PER, "In which time"), BURST];
 
-static NAMED: [Key; 2] = [
-    Key::new("header", Kind::AnyFieldName, "", "The value of a header; for those that somebody vouches for"),
-    Key::new("claim", Kind::Text { max: 256 }, "", "A claim of the token that an authentication plugin has checked"),
-];
-
-const WORDS: Kind = Kind::Word(&["client_ip", "consumer", "route", "plugin"]);
-
-static REDIS: [Key; 6] = [
-    Key::required("url", Kind::Text { max: 1024 }, "`redis://HOST:PORT/DATABASE`, without TLS; 6379 and 0 by default"),
+static REDIS: [Key; 7] = [
+    Key::required(
+        "url",
+        Kind::Text { max: 1024 },
+        "`redis://HOST:PORT/DATABASE`, or `rediss://` with TLS; 6379 and 0 by default",
+    ),
+    Key::new("ca", Kind::Outside, "the public authorities", "Who vouches for Redis with TLS: certificates in PEM"),
     Key::new("username", Kind::Text { max: 256 }, "", "The user of its ACL"),
     Key::new("password", Kind::Secret, "", "The user's, or the one for all"),
     Key::new(
@@ -84,8 +79,6 @@ static REDIS: [Key; 6] = [
     ),
     Key::new("prefix", Kind::Text { max: 256 }, "rustygate", "What the keys in Redis begin with"),
 ];
-
-static PART: Kind = Kind::Either(&[WORDS, Kind::Object(&NAMED)]);
 
 pub(super) static LIMITED: Reason = Reason {
     name: "rate_limited",
@@ -126,14 +119,7 @@ lasting as the Redis is.",
         Key::new("per", PER, "", "In which time"),
         BURST,
         Key::new("windows", Kind::List(&Kind::Object(&WINDOW), WINDOWS_MAX), "", "Several of these at once"),
-        Key::new(
-            "key",
-            Kind::Either(&[WORDS, Kind::Object(&NAMED), Kind::List(&PART, PARTS_MAX)]),
-            "client_ip",
-            "Who is counted: the client's address (/64 of IPv6, as trusted proxies tell it), the consumer, the route, all \
-together (`plugin`), `{header: NAME}`, `{claim: NAME}`, or a list of these; in the place of what a request does not have, \
-its client's address counts",
-        ),
+        count_key::spec("client_ip"),
         Key::new("max_keys", Kind::Integer { min: 1000, max: 1_000_000 }, "100,000", "Keys that are counted at a time"),
         Key::new("headers", Kind::Bool, "true", "Whether answers have `RateLimit` and `RateLimit-Policy`"),
         Key::new(
@@ -152,7 +138,7 @@ window with the least left",
 #[derive(Debug)]
 pub(super) struct RateLimit {
     windows: Windows,
-    key: Vec<Part>,
+    key: CountKey,
     /// Of the key and the times of the windows: counts of other forms are other counts.
     form: Id,
     keys_max: usize,
@@ -199,17 +185,6 @@ struct Window {
     span: u64,
 }
 
-/// What a key may be made of.
-#[derive(Debug)]
-enum Part {
-    ClientIp,
-    Consumer,
-    Route,
-    Plugin,
-    Header(Box<str>),
-    Claim(Box<str>),
-}
-
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdict {
@@ -220,18 +195,9 @@ struct Verdict {
 
 pub(super) fn compile(config: &Config<'_>, name: &str, faults: &mut Faults) -> RateLimit {
     let windows = windows(config, name, faults);
-    let key = match config.get("key") {
-        None => vec![Part::ClientIp],
-        Some(serde_json::Value::Array(parts)) => parts.iter().filter_map(part).collect(),
-        Some(value) => part(value).into_iter().collect(),
-    };
-    let wanted = config.get("key").map_or(1, |value| value.as_array().map_or(1, Vec::len));
-    if key.len() != wanted || key.is_empty() {
-        let hint = "give a word, {header: NAME}, {claim: NAME}, or a list of these";
-        config.fault("key", "this is no key, or one with a part that is none", hint, faults);
-    }
+    let key = count_key::compile(config, "client_ip", faults);
     let spans: Vec<u64> = windows.iter().map(|(per, _)| *per).collect();
-    let form = Id::of("rate limit", &format!("{key:?}{spans:?}"));
+    let form = Id::of("rate limit", &format!("{}{spans:?}", key.form()));
     let windows: Windows = windows.into_iter().map(|(_, window)| window).collect();
     let policy =
         |window: &Window| format!("{};q={};w={}", quoted(&window.name), window.burst, window.span.div_ceil(NS));
@@ -247,13 +213,15 @@ pub(super) fn compile(config: &Config<'_>, name: &str, faults: &mut Faults) -> R
 }
 
 fn shared(config: &Config<'_>, name: &str, windows: &[Window], faults: &mut Faults) -> Option<SharedCounts> {
-    let mut target = match Target::parse(config.text("url")?) {
-        Ok(target) => target,
+    let (mut target, is_secure) = match Target::parse(config.text("url")?) {
+        Ok(parts) => parts,
         Err((problem, hint)) => {
             config.fault("url", problem, hint, faults);
             return None;
         }
     };
+    let keys = server::Keys { url: "url", ca: "ca", scheme: "rediss" };
+    target.tls = server::tls(config, keys, &target.host, is_secure, faults)?;
     target.username = config.text("username").map(str::to_owned);
     // Files end with a new line.
     let password = config.secret("password").map(|bytes| std::str::from_utf8(bytes).map(str::trim_end));
@@ -268,8 +236,9 @@ fn shared(config: &Config<'_>, name: &str, windows: &[Window], faults: &mut Faul
         config.fault("username", "there is a user, but no password", "give \"password\" too", faults);
     }
     let secret = blake3::hash(format!("{:?}{:?}", target.username, target.password).as_bytes());
+    let trust = target.tls.as_ref().map_or(0, |tls| tls.client.id.0);
     Some(SharedCounts {
-        id: Id::of("redis", &format!("{target:?} {}", secret.to_hex())),
+        id: Id::of("redis", &format!("{target:?} {trust:016x} {}", secret.to_hex())),
         target,
         timeout: config.duration("timeout").unwrap_or_default(),
         on_error: match config.word("on_error") {
@@ -329,26 +298,6 @@ fn windows(config: &Config<'_>, name: &str, faults: &mut Faults) -> Vec<(u64, Wi
     windows
 }
 
-fn part(value: &serde_json::Value) -> Option<Part> {
-    if let Some(map) = value.as_object() {
-        let mut entries = map.iter();
-        let (name, value) = entries.next().filter(|_| map.len() == 1)?;
-        let text = value.as_str()?;
-        return match name.as_str() {
-            "header" => Some(Part::Header(text.to_ascii_lowercase().into())),
-            "claim" => Some(Part::Claim(text.into())),
-            _ => None,
-        };
-    }
-    Some(match value.as_str()? {
-        "client_ip" => Part::ClientIp,
-        "consumer" => Part::Consumer,
-        "route" => Part::Route,
-        "plugin" => Part::Plugin,
-        _ => return None,
-    })
-}
-
 /// As a String of structured fields (RFC 9651 section 3.3.3).
 fn quoted(text: &str) -> String {
     let plain: String = text.chars().map(|char| if (' '..='~').contains(&char) { char } else { '?' }).collect();
@@ -402,43 +351,7 @@ impl RateLimit {
     /// Writes what tells the request's key from all others of the plugin.
     fn feed(&self, request: &PluginRequest<'_>, write: &mut dyn FnMut(&[u8])) {
         write(&self.form.0.to_le_bytes());
-        for part in &self.key {
-            let text;
-            let known: Option<&[u8]> = match part {
-                Part::ClientIp => None,
-                Part::Plugin => Some(b""),
-                Part::Route => Some(request.rule.route.as_bytes()),
-                Part::Consumer => request.facts.consumer.as_ref().map(|consumer| consumer.name.as_bytes()),
-                Part::Header(name) => request.fields.get(name),
-                Part::Claim(name) => {
-                    let consumer = request.facts.consumer.as_ref();
-                    match consumer.and_then(|consumer| consumer.claims.as_ref()?.get(&**name)) {
-                        None | Some(serde_json::Value::Null) => None,
-                        Some(serde_json::Value::String(text)) => Some(text.as_bytes()),
-                        Some(value) => {
-                            text = value.to_string();
-                            Some(text.as_bytes())
-                        }
-                    }
-                }
-            };
-            // With its kind and length, so that no two lists of parts read alike.
-            match (known, network(request.client)) {
-                (Some(bytes), _) => {
-                    write(&[1]);
-                    write(&(bytes.len() as u64).to_le_bytes());
-                    write(bytes);
-                }
-                (None, IpAddr::V4(address)) => {
-                    write(&[4]);
-                    write(&address.octets());
-                }
-                (None, IpAddr::V6(address)) => {
-                    write(&[6]);
-                    write(&address.octets());
-                }
-            }
-        }
+        self.key.feed(request, write);
     }
 
     fn conclude(&self, verdict: Verdict, request: &mut PluginRequest<'_>) -> Flow {

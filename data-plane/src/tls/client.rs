@@ -64,15 +64,19 @@ pub struct EndpointTls {
 }
 
 impl EndpointTls {
-    /// Shakes hands with the endpoint. The caller bounds the time.
+    /// Shakes hands with the endpoint; what is given to speak inside is offered instead of what the terms say. The caller
+    /// bounds the time.
     ///
     /// # Errors
     /// The connection's, and what rustls has against the endpoint.
-    pub async fn connect(&self, mut tcp: TcpStream, only_http1: bool) -> io::Result<Stream> {
+    pub async fn connect(&self, mut tcp: TcpStream, offer: Option<&[&[u8]]>) -> io::Result<Stream> {
         let (config, name) = (Arc::clone(&self.client.config), self.server_name.clone());
-        let connection = match only_http1 {
-            false => UnbufferedClientConnection::new(config, name),
-            true => UnbufferedClientConnection::new_with_alpn(config, name, vec![b"http/1.1".to_vec()]),
+        let connection = match offer {
+            None => UnbufferedClientConnection::new(config, name),
+            Some(offer) => {
+                let offer = offer.iter().map(|protocol| protocol.to_vec()).collect();
+                UnbufferedClientConnection::new_with_alpn(config, name, offer)
+            }
         };
         let mut session = Session::client(connection.map_err(io::Error::other)?);
         session.handshake(&mut tcp).await?;

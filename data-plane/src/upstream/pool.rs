@@ -340,10 +340,12 @@ impl EndpointState {
     ) -> Result<Connection, ConnectError> {
         let (tcp, address) = self.addresses.connect().await?;
         tcp.set_nodelay(true)?;
+        // A WebSocket is begun as HTTP/1.1 has it where there is a choice: every server knows that.
+        const HTTP1: &[&[u8]] = &[b"http/1.1"];
+        let offer = (for_websocket && self.protocol == Protocol::Negotiated).then_some(HTTP1);
         let stream = match &self.tls {
             None => tcp.into(),
-            // A WebSocket is begun as HTTP/1.1 has it where there is a choice: every server knows that.
-            Some(tls) => tls.connect(tcp, for_websocket && self.protocol == Protocol::Negotiated).await?,
+            Some(tls) => tls.connect(tcp, offer).await?,
         };
         let http2 = self.protocol.is_http2(stream.agreed_on(b"h2"));
         if !for_websocket {

@@ -76,6 +76,10 @@ async fn the_api_is_for_callers_with_a_token_and_as_much_as_the_limit_lets_pass(
     assert!(limited.text().contains("rate_limited") && limited.header("retry-after").is_some());
     let passed = service.requests().len();
     assert!(passed >= 20, "{passed} passed");
+    // Nor may bodies be larger than the file says, whoever sends them.
+    let mut client = Client::connect(gateway.proxy_addr()).await;
+    client.send(b"POST /orders HTTP/1.1\r\nhost: a\r\ncontent-length: 1048577\r\n\r\n").await;
+    assert_eq!(client.response(false).await.status, 413);
     // The limit is the caller's: who has no token is still told so.
     assert_eq!(asks[0].send(&gateway).await.status, 401);
     gateway.shutdown().await;

@@ -15,7 +15,7 @@ use crate::{
         body::{BodyError, BodyReader, Piece},
         head::{HeadError, ResponseHead},
     },
-    plugin::config::Config,
+    plugin::{config::Config, server},
     resolve::Names,
     snapshot::{
         Endpoint, Id, Protocol,
@@ -23,11 +23,6 @@ use crate::{
         fault::Faults,
     },
     stream::Stream,
-    tls::{
-        Client,
-        certificate::authorities,
-        client::{EndpointTls, Terms as TlsTerms},
-    },
 };
 
 /// The most bytes of a set of keys.
@@ -100,11 +95,8 @@ pub(super) fn compile(config: &Config<'_>, faults: &mut Faults) -> Option<Arc<So
             return None;
         }
     };
-    let https = place.https;
-    let tls = if https { Some(tls(config, &place.host, faults)?) } else { None };
-    if !https && config.has("jwks_ca") {
-        config.fault("jwks_ca", "the URL has no TLS that this is for", "begin the URL with https://", faults);
-    }
+    let keys = server::Keys { url: "jwks_url", ca: "jwks_ca", scheme: "https" };
+    let tls = server::tls(config, keys, &place.host, place.https, faults)?;
     let endpoint = place.endpoint(1, Protocol::Http1, tls);
     let url = format!("{}://{}{target}", endpoint.scheme(), endpoint.authority);
     let terms = Terms { refresh: config.duration("jwks_refresh")?, timeout: config.duration("jwks_timeout")? };
@@ -132,30 +124,6 @@ fn split(url: &str) -> Result<(Place, Box<str>), (String, String)> {
     let place = place.map_err(|error| (error.to_string(), HINT.to_owned()))?;
     let slash = if target.starts_with('/') { "" } else { "/" };
     Ok((place, format!("{slash}{target}").into()))
-}
-
-/// How that host is spoken to; `None` after a fault.
-fn tls(config: &Config<'_>, host: &str, faults: &mut Faults) -> Option<EndpointTls> {
-    let authorities = match config.text("jwks_ca").map(authorities).transpose() {
-        Ok(authorities) => authorities,
-        Err(error) => {
-            config.fault("jwks_ca", &error, error.hint(), faults);
-            return None;
-        }
-    };
-    let terms = TlsTerms { authorities, protocol: Protocol::Http1, ..TlsTerms::default() };
-    let client = match Client::new(terms, None) {
-        Ok(client) => Arc::new(client),
-        Err(error) => {
-            config.fault("jwks_ca", format_args!("this cannot be used: {error}"), "name other authorities", faults);
-            return None;
-        }
-    };
-    let Ok(server_name) = client.server_name(host) else {
-        config.fault("jwks_url", "no certificate can have this host", "name the host as its certificate does", faults);
-        return None;
-    };
-    Some(EndpointTls { client, server_name })
 }
 
 impl Source {

@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Verdict, WINDOWS_MAX};
+use crate::{stream::Stream, tls::client::EndpointTls};
 
 /// How long a new connection may take to be of use.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,27 +75,30 @@ pub(super) struct Target {
     pub database: u16,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// `None` if it is spoken to in the clear.
+    pub tls: Option<EndpointTls>,
 }
 
 impl fmt::Debug for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "redis://{}:{}/{}", self.host, self.port, self.database)
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        write!(formatter, "{scheme}://{}:{}/{}", self.host, self.port, self.database)
     }
 }
 
 impl Target {
-    /// Reads `redis://HOST:PORT/DATABASE`.
+    /// Reads `redis://HOST:PORT/DATABASE`, and whether it is to be over TLS.
     ///
     /// # Errors
     /// What is wrong with it, and what to do.
-    pub fn parse(url: &str) -> Result<Self, (&'static str, &'static str)> {
+    pub fn parse(url: &str) -> Result<(Self, bool), (&'static str, &'static str)> {
         const HINT: &str = "write it like redis://10.0.0.5:6379 or redis://cache.internal/2";
         let Some((scheme, rest)) = url.split_once("://") else { return Err(("this is no URL", HINT)) };
-        match scheme {
-            "redis" | "valkey" => {}
-            "rediss" | "valkeys" => return Err(("Redis is asked without TLS only", HINT)),
+        let is_secure = match scheme {
+            "redis" | "valkey" => false,
+            "rediss" | "valkeys" => true,
             _ => return Err(("this is no URL of a Redis", HINT)),
-        }
+        };
         if rest.contains('@') {
             return Err(("there is a user or a password in the URL", "give them as \"username\" and \"password\""));
         }
@@ -106,7 +110,8 @@ impl Target {
         if name.is_empty() {
             return Err(("there is no host", HINT));
         }
-        Ok(Self { host: name, port: host.port.unwrap_or(6379), database, username: None, password: None })
+        let (port, username, password, tls) = (host.port.unwrap_or(6379), None, None, None);
+        Ok((Self { host: name, port, database, username, password, tls }, is_secure))
     }
 }
 
@@ -254,9 +259,13 @@ impl Inner {
 
     /// A connection that has the script.
     async fn connect(self: &Arc<Self>, generation: u64) -> Result<Up, RedisError> {
-        let Target { host, port, database, username, password } = &self.target;
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
-        stream.set_nodelay(true)?;
+        let Target { host, port, database, username, password, tls } = &self.target;
+        let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+        tcp.set_nodelay(true)?;
+        let stream = match tls {
+            None => Stream::from(tcp),
+            Some(tls) => tls.connect(tcp, Some(&[])).await?,
+        };
         let mut info = RedisConnectionInfo::default().set_db((*database).into()).set_skip_set_lib_name();
         if let Some(username) = username {
             info = info.set_username(username);
@@ -354,15 +363,16 @@ mod tests {
 
     #[test]
     fn urls_say_where_and_nothing_secret() {
-        let read = |url: &str| Target::parse(url).map(|target| format!("{target:?}"));
-        assert_eq!(read("redis://10.0.0.5").as_deref(), Ok("redis://10.0.0.5:6379/0"));
-        assert_eq!(read("valkey://cache.internal:7000/2").as_deref(), Ok("redis://cache.internal:7000/2"));
-        assert_eq!(read("redis://[::1]:7000/").as_deref(), Ok("redis://::1:7000/0"));
+        let read = |url: &str| Target::parse(url).map(|(target, is_secure)| (format!("{target:?}"), is_secure));
+        let is = |target: &str, is_secure| Ok((target.to_owned(), is_secure));
+        assert_eq!(read("redis://10.0.0.5"), is("redis://10.0.0.5:6379/0", false));
+        assert_eq!(read("valkey://cache.internal:7000/2"), is("redis://cache.internal:7000/2", false));
+        assert_eq!(read("redis://[::1]:7000/"), is("redis://::1:7000/0", false));
+        assert_eq!(read("rediss://a"), is("redis://a:6379/0", true));
         for url in [
             "",
             "10.0.0.5:6379",
             "http://a",
-            "rediss://a",
             "redis://",
             "redis://u:p@a",
             "redis://a/x",

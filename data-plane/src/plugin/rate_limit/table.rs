@@ -1,12 +1,10 @@
 //! What a proxy knows of the keys of one plugin, for all its workers.
 //!
 //! The table is in shards, each behind a lock that is held for one look-up and a few sums; when a shard is full, one in a
-//! while, for a pass over the few thousand keys that it has at most. A key is known by 128 bits of hashes with
-//! secret seeds, so neither its length nor who chose it matters.
+//! while, for a pass over the few thousand keys that it has at most.
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher},
+    hash::BuildHasherDefault,
     sync::{Mutex, PoisonError},
 };
 
@@ -14,7 +12,10 @@ use hashbrown::HashMap;
 use tokio::time::Instant;
 
 use super::{Verdict, WINDOWS_MAX, Window};
-use crate::live::IdHasher;
+use crate::{
+    live::IdHasher,
+    plugin::count_key::{Digest, Hashers},
+};
 
 /// So many that two workers seldom want the same one, and that none is large.
 const SHARDS: usize = 256;
@@ -23,7 +24,7 @@ const SHARDS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Table {
     shards: Box<[Mutex<Shard>]>,
-    hashers: [RandomState; 2],
+    hashers: Hashers,
     /// Time 0.
     epoch: Instant,
 }
@@ -33,21 +34,11 @@ type Tats = [u64; WINDOWS_MAX];
 
 type Shard = HashMap<Digest, Tats, BuildHasherDefault<IdHasher>>;
 
-/// Two hashes of a key: the first says which shard, the second where in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Digest(u64, u64);
-
-impl Hash for Digest {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.1);
-    }
-}
-
 impl Default for Table {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hashers: [RandomState::new(), RandomState::new()],
+            hashers: Hashers::default(),
             epoch: Instant::now(),
         }
     }
@@ -56,9 +47,7 @@ impl Default for Table {
 impl Table {
     /// Of the key that `feed` writes.
     pub fn key(&self, feed: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Digest {
-        let mut hashers = [self.hashers[0].build_hasher(), self.hashers[1].build_hasher()];
-        feed(&mut |bytes| hashers.iter_mut().for_each(|hasher| hasher.write(bytes)));
-        Digest(hashers[0].finish(), hashers[1].finish())
+        self.hashers.digest(feed)
     }
 
     /// Takes one request from each window of a key, if every one has it. Also how many other keys had to make room for it

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{ask, storm};
-use crate::harness::{Client, Gateway, Witness, free_port, within};
+use crate::harness::{Authority, Client, Gateway, Witness, free_port, within};
 
 const PASSWORD: &str = "password-that-nobody-may-see";
 
@@ -34,26 +34,33 @@ struct Redis {
     port: u16,
     process: Child,
     folder: TempDir,
+    /// More for its command line.
+    flags: Vec<String>,
 }
 
 impl Redis {
     /// `None` where there is no redis-server: whoever tests with nothing but a Rust toolchain tests all the rest. CI says that
     /// there must be one.
     async fn start() -> Option<Self> {
+        Self::start_with(tempfile::tempdir().expect("a folder"), &[]).await
+    }
+
+    async fn start_with(folder: TempDir, flags: &[&str]) -> Option<Self> {
         let is_there = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
         if !is_there && std::env::var_os(NEEDED).is_none() {
             eprintln!("not tested: there is no redis-server (`apt-get install redis-server`)");
             return None;
         }
-        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
-        let mut redis = Self { port, process: Self::spawn(port, &folder), folder };
+        let (port, flags) = (free_port(), flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>());
+        let mut redis = Self { port, process: Self::spawn(port, &folder, &flags), folder, flags };
         redis.answers().await;
         Some(redis)
     }
 
-    fn spawn(port: u16, folder: &TempDir) -> Child {
+    fn spawn(port: u16, folder: &TempDir, flags: &[String]) -> Child {
         Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD])
+            .args(flags)
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -64,7 +71,7 @@ impl Redis {
 
     /// Starts it again where it was.
     async fn revive(&mut self) {
-        self.process = Self::spawn(self.port, &self.folder);
+        self.process = Self::spawn(self.port, &self.folder, &self.flags);
         self.answers().await;
     }
 
@@ -175,6 +182,55 @@ async fn two_proxies_share_the_limit_exactly() {
     // A Redis that has lost counts and script begins anew.
     redis.say("SCRIPT FLUSH\r\nFLUSHALL").await.expect("an answer");
     assert_eq!(storm(&addrs, "/api", 10).await, (100, 540));
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn over_tls_redis_is_believed_if_the_right_authority_vouches_for_it() {
+    let upstream = Witness::saying("x").await;
+    let (authority, other, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().expect("a folder"));
+    let (pair, tls_port) = (authority.sign(&["localhost"]), free_port().to_string());
+    for (name, pem) in [("redis.pem", &pair.chain), ("redis.key", &pair.key), ("authority.pem", &authority.pem)] {
+        std::fs::write(folder.path().join(name), pem).expect("a file");
+    }
+    let files = ["--tls-cert-file", "redis.pem", "--tls-key-file", "redis.key", "--tls-ca-cert-file", "authority.pem"];
+    let flags = [&["--tls-port", &tls_port, "--tls-auth-clients", "no"][..], &files[..]].concat();
+    let Some(mut redis) = Redis::start_with(folder, &flags).await else { return };
+    let plugin = |name: &str, place: &str| {
+        let redis = format!(
+            "{{url: \"rediss://{place}:{tls_port}\", password: {PASSWORD}, ca: {{file: {name}.pem}}, timeout: 10s, on_error: closed}}"
+        );
+        format!("{{requests: 5, per: 1h, key: plugin, redis: {redis}}}")
+    };
+    let first = format!("routes: [{{name: first, path: /first, backend: \"{}\"}}]\n", upstream.url());
+    let gateway = Gateway::builder().manifest(&first).start().await;
+    gateway.write("right.pem", &authority.pem);
+    gateway.write("wrong.pem", &other.pem);
+    let asked = async |status: u16| Client::connect(gateway.proxy_addr()).await.get("/api").await.status == status;
+    let push = async |config: &str| {
+        gateway.write("gate.yaml", &super::manifest(config, &upstream.url()));
+        gateway.gatectl(&["apply", "--wait", "-f", "gate.yaml"]).await
+    };
+    push(&plugin("wrong", "localhost")).await.expect(0);
+    assert!(asked(503).await);
+    push(&plugin("right", "127.0.0.1")).await.expect(0);
+    for _ in 0..5 {
+        assert!(asked(200).await);
+    }
+    push(&plugin("right", "localhost")).await.expect(0);
+    assert!(asked(429).await, "the count is that of Redis");
+    redis.kill();
+    assert!(asked(503).await);
+    redis.revive().await;
+    within("Redis to be asked again", async {
+        while !asked(200).await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let refused = push("{requests: 5, per: 1h, redis: {url: \"redis://localhost\", ca: {file: right.pem}}}").await;
+    let said = refused.expect_stderr(1);
+    assert!(said.contains("the URL has no TLS that this is for") && said.contains("rediss://"), "{said}");
     gateway.shutdown().await;
 }
 

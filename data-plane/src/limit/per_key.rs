@@ -1,13 +1,12 @@
-//! How many connections each client address has open: exact over all workers, touched when a connection begins and
-//! when it ends, never by a request.
+//! How many of something each key has at a time, such as an address connections: exact over all workers, touched when one
+//! begins and when it ends.
 //!
-//! The table is in shards, each behind a lock that is held for one look-up; it has an entry for each address that has a
-//! connection, so the bound on all connections bounds it too. Who has an IPv6 address mostly has 2^64 of them: those
-//! count as one.
+//! The table is in shards, each behind a lock that is held for one look-up; it has an entry for each key that has any,
+//! so the bound on all of them bounds it too.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
-    hash::BuildHasher as _,
+    hash::{BuildHasher as _, Hash},
     net::{IpAddr, Ipv6Addr},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -20,23 +19,22 @@ const V6_NETWORK: u128 = !(u64::MAX as u128);
 
 /// See the module documentation.
 #[derive(Debug)]
-pub struct PerIp {
-    shards: [Mutex<HashMap<IpAddr, u32>>; SHARDS],
+pub struct PerKey<K> {
+    shards: [Mutex<HashMap<K, u32>>; SHARDS],
     hasher: RandomState,
 }
 
-impl Default for PerIp {
+impl<K> Default for PerKey<K> {
     fn default() -> Self {
         Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new() }
     }
 }
 
-impl PerIp {
-    /// One more connection from an address; false, and not counted, if it has `most` already.
-    pub fn enter(&self, address: IpAddr, most: u32) -> bool {
-        let network = network(address);
-        let mut shard = self.shard(network);
-        let count = shard.entry(network).or_default();
+impl<K: Copy + Eq + Hash> PerKey<K> {
+    /// One more of a key; false, and not counted, if it has `most` already.
+    pub fn enter(&self, key: K, most: u32) -> bool {
+        let mut shard = self.shard(key);
+        let count = shard.entry(key).or_default();
         if *count >= most {
             return false;
         }
@@ -45,13 +43,12 @@ impl PerIp {
     }
 
     /// One less.
-    pub fn leave(&self, address: IpAddr) {
-        let network = network(address);
-        let mut shard = self.shard(network);
-        if let Some(count) = shard.get_mut(&network) {
+    pub fn leave(&self, key: K) {
+        let mut shard = self.shard(key);
+        if let Some(count) = shard.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
-                shard.remove(&network);
+                shard.remove(&key);
                 // Room that a crowd took is given back.
                 if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
                     shard.shrink_to_fit();
@@ -60,14 +57,14 @@ impl PerIp {
         }
     }
 
-    fn shard(&self, network: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+    fn shard(&self, key: K) -> MutexGuard<'_, HashMap<K, u32>> {
         #[allow(clippy::cast_possible_truncation, reason = "the low bits of a hash are as good as any")]
-        let index = self.hasher.hash_one(network) as usize % SHARDS;
+        let index = self.hasher.hash_one(key) as usize % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What counts as one client.
+/// What counts as one client. Who has an IPv6 address mostly has 2^64 of them: those are one.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -82,17 +79,18 @@ mod tests {
 
     use super::*;
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+    /// What an address counts as.
+    fn client(text: &str) -> IpAddr {
+        network(text.parse().expect("an address"))
     }
 
     #[test]
     fn who_has_most_gets_no_more_and_nobody_else_feels_it() {
-        let table = PerIp::default();
-        let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        let table = PerKey::default();
+        let (one, other) = (client("192.0.2.1"), client("192.0.2.2"));
         assert!(table.enter(one, 2) && table.enter(one, 2));
         assert!(!table.enter(one, 2));
-        assert!(!table.enter(address("::ffff:192.0.2.1"), 2), "the same in another form");
+        assert!(!table.enter(client("::ffff:192.0.2.1"), 2), "the same in another form");
         assert!(table.enter(other, 2));
         table.leave(one);
         assert!(table.enter(one, 2));
@@ -100,23 +98,23 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_is_one_client() {
-        let table = PerIp::default();
-        assert!(table.enter(address("2001:db8::1"), 1));
-        assert!(!table.enter(address("2001:db8::ffff:2"), 1));
-        assert!(table.enter(address("2001:db8:0:1::1"), 1));
+        let table = PerKey::default();
+        assert!(table.enter(client("2001:db8::1"), 1));
+        assert!(!table.enter(client("2001:db8::ffff:2"), 1));
+        assert!(table.enter(client("2001:db8:0:1::1"), 1));
     }
 
     #[test]
     fn counts_are_exact_over_threads_and_leave_nothing_behind() {
-        let table = Arc::new(PerIp::default());
+        let table = Arc::new(PerKey::default());
         let threads = [1, 2, 3, 4].map(|_| {
             let table = Arc::clone(&table);
-            thread::spawn(move || (0..1000).filter(|_| table.enter(address("192.0.2.1"), 2500)).count())
+            thread::spawn(move || (0..1000).filter(|_| table.enter(client("192.0.2.1"), 2500)).count())
         });
         let entered: usize = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
         assert_eq!(entered, 2500);
         for _ in 0..entered {
-            table.leave(address("192.0.2.1"));
+            table.leave(client("192.0.2.1"));
         }
         assert!(table.shards.iter().all(|shard| shard.lock().expect("no panic").is_empty()));
     }
