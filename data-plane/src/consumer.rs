@@ -111,13 +111,43 @@ pub fn check_key(key: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// What a consumer belongs to: names with commas between them, as upstreams are told. None has a comma, or is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Groups(Arc<str>);
+
+impl Groups {
+    /// All of them in one text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.split(',').filter(|group| !group.is_empty())
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<S> for Groups {
+    fn from_iter<I: IntoIterator<Item = S>>(groups: I) -> Self {
+        let mut text = String::new();
+        for group in groups {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            text.push_str(group.as_ref());
+        }
+        Self(text.into())
+    }
+}
+
 /// One caller.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Consumer {
     /// As the manifest names it.
     pub name: Arc<str>,
     /// In the order of the manifest.
-    pub groups: Arc<[Box<str>]>,
+    pub groups: Groups,
     pub(crate) keys: Box<[KeyHash]>,
     pub(crate) passwords: Box<[(Arc<str>, Arc<PasswordHash>)]>,
 }
@@ -228,7 +258,7 @@ mod tests {
         let password = Arc::new(PasswordHash::parse(HASH).expect("a hash"));
         Arc::new(Consumer {
             name: name.into(),
-            groups: Arc::default(),
+            groups: Groups::default(),
             keys: keys.iter().map(|key| KeyHash::of(key.as_bytes())).collect(),
             passwords: usernames.iter().map(|username| ((*username).into(), Arc::clone(&password))).collect(),
         })
@@ -277,7 +307,7 @@ mod tests {
         let with = |name: &str, last| {
             Arc::new(Consumer {
                 name: name.into(),
-                groups: Arc::default(),
+                groups: Groups::default(),
                 keys: [alike(last)].into(),
                 passwords: Box::default(),
             })

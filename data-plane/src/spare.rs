@@ -7,10 +7,10 @@ use std::cell::RefCell;
 use bytes::BytesMut;
 
 /// Bytes of room.
-pub const ROOM_BYTES: usize = 128 << 10;
+pub const ROOM_BYTES: usize = 256 << 10;
 
 /// The most rooms that a thread keeps for later.
-const KEPT_MAX: usize = 64;
+const KEPT_MAX: usize = 32;
 
 thread_local! {
     static KEPT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };

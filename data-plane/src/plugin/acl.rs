@@ -74,7 +74,7 @@ mod tests {
             let mut rig = Rig::new("acl", config);
             rig.facts.consumer = groups.map(|groups| Consumer {
                 name: "c".into(),
-                groups: groups.iter().map(|&group| group.into()).collect(),
+                groups: groups.iter().collect(),
                 ..Consumer::default()
             });
             assert_eq!(rig.refusal().await, if passes { "" } else { "acl_denied" }, "{config}, {groups:?}");

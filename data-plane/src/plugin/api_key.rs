@@ -131,7 +131,7 @@ mod tests {
         let told = ["Accept: */*", "X-Consumer-Name: alice", "X-Consumer-Groups: users,admins"];
         assert_eq!(lines(&rig.fields), told);
         let consumer = rig.facts.consumer.expect("a consumer");
-        assert_eq!((&*consumer.name, consumer.groups.len(), consumer.by), ("alice", 2, "api_key"));
+        assert_eq!((&*consumer.name, consumer.groups.as_str(), consumer.by), ("alice", "users,admins", "api_key"));
     }
 
     #[tokio::test]

@@ -109,9 +109,9 @@ pub(super) fn is_known(consumer: Consumer, fields: &mut Fields, facts: &mut Fact
     if !consumer.name.is_empty() {
         fields.append(NAME, consumer.name.as_bytes());
     }
-    if !consumer.groups.is_empty() {
-        let groups = consumer.groups.iter().map(|group| group.as_bytes()).collect::<Vec<_>>();
-        fields.append(GROUPS, &groups.join(&b','));
+    let groups = consumer.groups.as_str();
+    if !groups.is_empty() {
+        fields.append(GROUPS, groups.as_bytes());
     }
     facts.consumer = Some(consumer);
 }

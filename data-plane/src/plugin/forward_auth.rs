@@ -276,7 +276,7 @@ impl ForwardAuth {
         let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
         let lines = self.groups_header.iter().flat_map(|header| answer.fields.get_all(header));
         let groups = lines.filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| line.split(','));
-        let groups = groups.map(str::trim).filter(|group| !group.is_empty()).map(Box::from).collect();
+        let groups = groups.map(str::trim).filter(|group| !group.is_empty()).collect();
         Some(Some(Consumer { name: name.into(), groups, by: SPEC.name, ..Consumer::default() }))
     }
 }

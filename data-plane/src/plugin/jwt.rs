@@ -304,7 +304,7 @@ impl Jwt {
         caller::forget(request.fields);
         self.forget_but(None, request.fields);
         let token = match self.places.find(request, TOKEN_BYTES_MAX, bearer) {
-            Ok(Some(token)) => token.into_owned(),
+            Ok(Some(token)) => token,
             Ok(None) if self.optional => return Ok(Flow::Continue),
             Ok(None) => {
                 let refusal = Refusal::new(&MISSING).field("WWW-Authenticate", self.challenge.as_bytes());
@@ -323,9 +323,10 @@ impl Jwt {
         let known = known.as_ref().and_then(|known| known.as_ref()).filter(|known| known.is_good(request.now));
         let keys = Keys { own: &self.keys, published: known.map(|known| &known.keys) };
         let cache = request.worker.states.own(config, request.now, |_| RefCell::<Cache>::default());
+        let cache = &mut *cache.borrow_mut();
         let now = now();
-        let proven = cache.borrow_mut().get(&token, keys.generation(), now);
-        let denied = match proven.map_or_else(|| self.prove(&token, keys, now, &cache), Ok) {
+        let proven = cache.get(&token, keys.generation(), now);
+        let denied = match proven.map_or_else(|| self.prove(&token, keys, now, cache), Ok) {
             Ok(verified) => {
                 self.let_through(&verified, request);
                 return Ok(Flow::Continue);
@@ -333,7 +334,7 @@ impl Jwt {
             Err(denied) => denied,
         };
         if let Some((source, remote)) = &remote
-            && self.lacks_key(&token, denied, keys.published)
+            && self.lacks_key(&token, denied, keys.published, cache)
         {
             let patience = if known.is_some() { source.terms.timeout } else { FIRST_KEYS_MAX };
             if may_wait && let Some(ended) = remote.flight(request.now) {
@@ -352,16 +353,17 @@ impl Jwt {
         self.on_request(config, request, false).unwrap_or_else(|_| unavailable())
     }
 
-    fn prove(&self, token: &[u8], keys: Keys<'_>, now: f64, cache: &RefCell<Cache>) -> Result<Rc<Verified>, Denied> {
-        let verified = Rc::new(self.rules.verify(&Token::read(token)?, keys, now)?);
-        cache.borrow_mut().insert(token, keys.generation(), Rc::clone(&verified));
+    fn prove(&self, token: &[u8], keys: Keys<'_>, now: f64, cache: &mut Cache) -> Result<Rc<Verified>, Denied> {
+        let read = Token::read(token, &mut cache.last_header)?;
+        let verified = Rc::new(self.rules.verify(&read, keys, now)?);
+        cache.insert(token, keys.generation(), Rc::clone(&verified));
         Ok(verified)
     }
 
     /// Whether a token is refused only because no key of its own is known, and one might be published.
-    fn lacks_key(&self, token: &[u8], denied: Denied, published: Option<&KeySet>) -> bool {
+    fn lacks_key(&self, token: &[u8], denied: Denied, published: Option<&KeySet>, cache: &mut Cache) -> bool {
         matches!(denied, Denied::UnknownKey | Denied::Algorithm | Denied::Signature)
-            && Token::read(token).is_ok_and(|token| {
+            && Token::read(token, &mut cache.last_header).is_ok_and(|token| {
                 self.rules.may_be_published(&token) && !published.is_some_and(|keys| keys.has(token.kid()))
             })
     }
@@ -383,7 +385,7 @@ impl Jwt {
         }
         let consumer = Consumer {
             name: Arc::clone(&verified.subject),
-            groups: Arc::clone(&verified.groups),
+            groups: verified.groups.clone(),
             claims: Some(Rc::clone(&verified.claims)),
             by: SPEC.name,
         };

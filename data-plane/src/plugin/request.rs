@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Chain, mirror::copies::RequestCopy, spec::Reason};
 use crate::{
-    consumer::Consumers,
+    consumer::{Consumers, Groups},
     encoding::{Accepted, Encoder},
     fields::Fields,
     forward::{self, Forwarded},
@@ -195,8 +195,8 @@ pub struct Facts {
 pub struct Consumer {
     /// The consumer's name, or the subject of a token.
     pub name: Arc<str>,
-    /// Groups that it belongs to.
-    pub groups: Arc<[Box<str>]>,
+    /// What it belongs to.
+    pub groups: Groups,
     /// What a token says of it, if one does; shared with whoever remembers the token.
     pub claims: Option<Rc<Claims>>,
     /// The type of the plugin that established it.

@@ -149,7 +149,7 @@ impl Rig {
         passwords: Box<[(Arc<str>, Arc<PasswordHash>)]>,
     ) -> &mut Self {
         let keys = keys.iter().map(|key| KeyHash::of(key.as_bytes())).collect();
-        let groups = groups.iter().map(|&group| group.into()).collect();
+        let groups = groups.iter().collect();
         let consumer = Arc::new(consumer::Consumer { name: name.into(), groups, keys, passwords });
         let consumers = self.named.consumers.as_mut().and_then(Arc::get_mut).expect("nobody else's");
         let taken = consumers.insert(&consumer);

@@ -211,6 +211,7 @@ async fn what_is_wrong_with_a_secret_is_told_without_it() {
             ("consumers: [{name: c, api_kyes: [hunter2-hunter2-hunter2]}]", "did you mean \"api_keys\"?"),
             ("consumers: [{name: c, basic_auth: {username: u, password: short}}]", "a password has 8 to 256 bytes"),
             ("consumers: [{name: c, basic_auth: {username: \"a:b\", password: hunter2-hunter2}}]", "colon"),
+            ("consumers: [{name: c, groups: [\"a,b\"]}]", "must not have ','"),
             (
                 "consumers: [{name: c, basic_auth: {username: u, password: {hash: \"$1$x\"}}}]",
                 "no hash that can be checked",

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 
-use super::token::Verified;
+use super::token::{LastHeader, Verified};
 
 /// The most tokens in each of the two maps.
 pub const ENTRIES_MAX: usize = 1_024;
@@ -23,6 +23,8 @@ pub struct Cache {
     generation: u64,
     young: Half,
     old: Half,
+    /// Of these and of what was not found good.
+    pub last_header: LastHeader,
 }
 
 #[derive(Debug, Default)]
@@ -83,13 +85,12 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+    use crate::consumer::Groups;
 
     fn verified(until: f64) -> Rc<Verified> {
         let claims = Rc::new(crate::plugin::request::Claims::new("{}"));
-        let (headers, subject, groups) = (Box::default(), "".into(), Arc::default());
+        let (headers, subject, groups) = (Box::default(), "".into(), Groups::default());
         Rc::new(Verified { from: 10.0, until, headers, subject, groups, claims })
     }
 

@@ -68,7 +68,7 @@ async fn a_token_says_who_asks_and_nobody_else_does() {
     assert_eq!(rig.refusal().await, "");
     assert_eq!(lines(&rig.fields), told);
     let consumer = rig.facts.consumer.as_ref().expect("a consumer");
-    assert_eq!((&*consumer.name, consumer.groups.len(), consumer.by), ("alice", 2, "jwt"));
+    assert_eq!((&*consumer.name, consumer.groups.as_str(), consumer.by), ("alice", "users,admins", "jwt"));
     let claims = consumer.claims.as_ref().expect("claims");
     assert_eq!(claims.get("email"), Some(&serde_json::json!("a@b.example")));
     // Nor behind the body.

@@ -15,7 +15,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::keys::{self, Keys, TRIES_MAX};
-use crate::{fields::is_field_value, plugin::request::Claims as Kept};
+use crate::{consumer::Groups, fields::is_field_value, plugin::request::Claims as Kept};
 
 /// The most bytes of a token.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
@@ -117,7 +117,7 @@ pub struct Verified {
     /// `sub`; "" if it is not there.
     pub subject: Arc<str>,
     /// Those of the claim [`Rules::groups`].
-    pub groups: Arc<[Box<str>]>,
+    pub groups: Groups,
     /// All claims.
     pub claims: Rc<Kept>,
 }
@@ -125,17 +125,41 @@ pub struct Verified {
 /// A token's parts, with its header read.
 #[derive(Debug)]
 pub struct Token<'t> {
-    /// What it says it is signed with; `None` for what nobody here knows, "none" in any case among it.
-    algorithm: Option<Algorithm>,
-    kid: Option<Box<str>>,
-    kind: Option<Box<str>>,
+    header: Rc<Header>,
     message: &'t [u8],
     claims: &'t [u8],
     signature: &'t [u8],
 }
 
+/// What a token says of itself.
+#[derive(Debug)]
+struct Header {
+    /// What it is signed with; `None` for what nobody here knows, "none" in any case among it.
+    algorithm: Option<Algorithm>,
+    kid: Option<Box<str>>,
+    kind: Option<Box<str>>,
+}
+
+/// The header that was read last, with how it was written: all tokens of an issuer begin alike.
+#[derive(Debug, Default)]
+pub struct LastHeader(Option<(Box<[u8]>, Rc<Header>)>);
+
+impl LastHeader {
+    fn or_read(&mut self, encoded: &[u8]) -> Result<Rc<Header>, Denied> {
+        if let Some((known, header)) = &self.0
+            && **known == *encoded
+        {
+            return Ok(Rc::clone(header));
+        }
+        let header = Rc::new(Header::read(encoded)?);
+        self.0 = Some((encoded.into(), Rc::clone(&header)));
+        Ok(header)
+    }
+}
+
+/// The members that are looked at.
 #[derive(Deserialize)]
-struct Header<'h> {
+struct HeaderMembers<'h> {
     #[serde(borrow)]
     alg: Cow<'h, str>,
     #[serde(borrow, default)]
@@ -156,12 +180,27 @@ impl<'de> Deserialize<'de> for Present {
     }
 }
 
+impl Header {
+    fn read(encoded: &[u8]) -> Result<Self, Denied> {
+        let decoded = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Denied::Malformed)?;
+        let members: HeaderMembers<'_> = serde_json::from_slice(&decoded).map_err(|_| Denied::Malformed)?;
+        if members.crit.0 {
+            return Err(Denied::Critical);
+        }
+        Ok(Self {
+            algorithm: keys::algorithm(&members.alg),
+            kid: members.kid.map(|kid| kid.into()),
+            kind: members.typ.map(|kind| kind.into()),
+        })
+    }
+}
+
 impl<'t> Token<'t> {
     /// Takes a token apart.
     ///
     /// # Errors
     /// [`Denied::Malformed`], [`Denied::Critical`].
-    pub fn read(token: &'t [u8]) -> Result<Self, Denied> {
+    pub fn read(token: &'t [u8], last: &mut LastHeader) -> Result<Self, Denied> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Denied::Malformed);
         }
@@ -169,15 +208,8 @@ impl<'t> Token<'t> {
         let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
             return Err(Denied::Malformed);
         };
-        let decoded = URL_SAFE_NO_PAD.decode(&token[..first]).map_err(|_| Denied::Malformed)?;
-        let header: Header<'_> = serde_json::from_slice(&decoded).map_err(|_| Denied::Malformed)?;
-        if header.crit.0 {
-            return Err(Denied::Critical);
-        }
         Ok(Self {
-            algorithm: keys::algorithm(&header.alg),
-            kid: header.kid.map(|kid| kid.into()),
-            kind: header.typ.map(|kind| kind.into()),
+            header: last.or_read(&token[..first])?,
             message: &token[..second],
             claims: &token[first + 1..second],
             signature: &token[second + 1..],
@@ -187,7 +219,7 @@ impl<'t> Token<'t> {
     /// Which key it says it is signed with.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
-        self.kid.as_deref()
+        self.header.kid.as_deref()
     }
 }
 
@@ -199,12 +231,12 @@ impl Rules {
     pub fn verify<'k>(&self, token: &'k Token<'_>, keys: impl Into<Keys<'k>>, now: f64) -> Result<Verified, Denied> {
         let keys = keys.into();
         if let Some(wanted) = &self.kind {
-            let kind = token.kind.as_deref().ok_or(Denied::Type)?;
+            let kind = token.header.kind.as_deref().ok_or(Denied::Type)?;
             if !bare_type(kind).eq_ignore_ascii_case(wanted) {
                 return Err(Denied::Type);
             }
         }
-        let algorithm = token.algorithm.ok_or(Denied::Algorithm)?;
+        let algorithm = token.header.algorithm.ok_or(Denied::Algorithm)?;
         if keys.of(token.kid()).next().is_none() {
             return Err(Denied::UnknownKey);
         }
@@ -226,7 +258,7 @@ impl Rules {
     /// Whether a key that is published could be what this token is signed with: none of those is a secret.
     #[must_use]
     pub fn may_be_published(&self, token: &Token<'_>) -> bool {
-        token.algorithm.is_some_and(|algorithm| {
+        token.header.algorithm.is_some_and(|algorithm| {
             algorithm.family() != AlgorithmFamily::Hmac
                 && (self.algorithms.is_empty() || self.algorithms.contains(&algorithm))
         })
@@ -278,7 +310,7 @@ impl Rules {
         if subject.len() > HEADER_BYTES_MAX || !is_field_value(subject.as_bytes()) {
             return Err(Denied::Claim);
         }
-        let (subject, groups) = (subject.into(), claims.find(&self.groups).map_or(Ok(Arc::default()), groups)?);
+        let (subject, groups) = (subject.into(), claims.find(&self.groups).map_or(Ok(Groups::default()), groups)?);
         drop(claims);
         Ok(Verified { from, until, headers, subject, groups, claims: Rc::new(Kept::new(text)) })
     }
@@ -342,12 +374,16 @@ impl<'c> Claims<'c> {
     /// A date: a number if it is there at all.
     fn number(&self, name: &str) -> Result<Option<f64>, Denied> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let number: f64 = serde_json::from_str(value.get()).map_err(|_| Denied::Dates)?;
+        let number: f64 = value.get().parse().map_err(|_| Denied::Dates)?;
         if number.is_finite() { Ok(Some(number)) } else { Err(Denied::Dates) }
     }
 }
 
 fn text_of(value: &RawValue) -> Option<Cow<'_, str>> {
+    let text = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', text.as_bytes()).is_none() {
+        return Some(text.into());
+    }
     serde_json::from_str::<Name<'_>>(value.get()).ok().map(|text| text.0)
 }
 
@@ -361,24 +397,20 @@ fn any_text(value: &RawValue, good: impl Fn(&str) -> bool) -> bool {
 }
 
 /// A list of texts, or one. They go on in one header with commas between them, so they have none.
-fn groups(value: &RawValue) -> Result<Arc<[Box<str>]>, Denied> {
+fn groups(value: &RawValue) -> Result<Groups, Denied> {
     if value.get() == "null" {
-        return Ok(Arc::default());
+        return Ok(Groups::default());
     }
-    let groups: Vec<Box<str>> = match text_of(value) {
-        Some(text) => vec![text.into()],
-        None => serde_json::from_str::<Vec<Name<'_>>>(value.get())
-            .map_err(|_| Denied::Claim)?
-            .into_iter()
-            .map(|name| name.0.into())
-            .collect(),
+    let groups = match text_of(value) {
+        Some(text) => vec![Name(text)],
+        None => serde_json::from_str::<Vec<Name<'_>>>(value.get()).map_err(|_| Denied::Claim)?,
     };
-    let bytes: usize = groups.iter().map(|group| group.len() + 1).sum();
     let good = |group: &str| !group.is_empty() && !group.contains(',') && is_field_value(group.as_bytes());
-    if groups.len() > CLAIMS_MAX || bytes > HEADER_BYTES_MAX || !groups.iter().all(|group| good(group)) {
+    if groups.len() > CLAIMS_MAX || !groups.iter().all(|group| good(&group.0)) {
         return Err(Denied::Claim);
     }
-    Ok(groups.into())
+    let groups: Groups = groups.iter().map(|group| &group.0).collect();
+    if groups.as_str().len() > HEADER_BYTES_MAX { Err(Denied::Claim) } else { Ok(groups) }
 }
 
 /// A claim as a header: a text as it is, anything else as JSON.

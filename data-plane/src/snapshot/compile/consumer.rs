@@ -27,8 +27,9 @@ pub(super) fn compile(message: &wire::Consumer, faults: &mut Faults) -> Option<C
         return None;
     }
     for (index, group) in message.groups.iter().enumerate() {
-        if group.is_empty() || group.len() > NAME_BYTES_MAX || !group.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let message = format_args!("a group has 1 to {NAME_BYTES_MAX} visible ASCII characters");
+        let good = |byte: u8| byte.is_ascii_graphic() && byte != b',';
+        if group.is_empty() || group.len() > NAME_BYTES_MAX || !group.bytes().all(good) {
+            let message = format_args!("a group has 1 to {NAME_BYTES_MAX} visible ASCII characters, and no comma");
             faults.add(fault::BAD_VALUE, format_args!("groups[{index}]"), message);
         }
     }
@@ -65,7 +66,7 @@ pub(super) fn compile(message: &wire::Consumer, faults: &mut Faults) -> Option<C
     }
     (faults.count() == before).then(|| Consumer {
         name: message.name.as_str().into(),
-        groups: message.groups.iter().map(|group| group.as_str().into()).collect(),
+        groups: message.groups.iter().collect(),
         keys: keys.into(),
         passwords: passwords.into(),
     })
